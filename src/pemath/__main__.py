@@ -1,0 +1,5 @@
+"""`python -m pemath`."""
+
+from pemath.cli import main
+
+main()

@@ -1,0 +1,89 @@
+"""How far a stored result is from the exact sum that was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Below this an error is the roundoff of its own computation in float64.
+_ROUNDOFF = 1e-15
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One site: the rank written, the Frobenius norm of (stored - exact), and that of the exact sum.
+
+    Both are of the delta weight (for (IA)³ of l - 1), rounding included. `norm` is None where
+    nothing deviates anywhere: then it has not been needed.
+    """
+
+    rank: int
+    deviation: float
+    norm: float | None = None
+
+    @property
+    def error(self) -> float:
+        """Relative error: deviation / norm; infinite if the exact sum is zero and the stored is not."""
+        return _relative(self.deviation, self.norm)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The reports of all sites, and their total."""
+
+    sites: Mapping[str, SiteReport] = field(repr=False)
+
+    @property
+    def norm(self) -> float | None:
+        """Frobenius norm of the exact sum over all sites; None where it has not been needed."""
+        norms = [site.norm for site in self.sites.values() if site.norm is not None]
+        return math.hypot(*norms) if len(norms) == len(self.sites) else None
+
+    @property
+    def deviation(self) -> float:
+        """Frobenius norm of (stored - exact) over all sites."""
+        return math.hypot(*(site.deviation for site in self.sites.values()))
+
+    @property
+    def error(self) -> float:
+        """Relative Frobenius error in total."""
+        return _relative(self.deviation, self.norm)
+
+    @property
+    def worst(self) -> str:
+        """The site with the largest relative error."""
+        return max(self.sites, key=lambda name: self.sites[name].error)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the lock file and `--json`; an infinite error is written as null."""
+        return {
+            "error": _plain(self.error),
+            "norm": self.norm,
+            "worst_site": self.worst,
+            "worst_error": _plain(self.sites[self.worst].error),
+            "sites": {
+                name: {"rank": s.rank, "norm": s.norm, "error": _plain(s.error)}
+                for name, s in self.sites.items()
+            },
+        }
+
+
+def percent(error: float) -> str:
+    """An error as a percentage with three digits; `exact` for zero."""
+    if error < _ROUNDOFF:
+        return "exact"
+    if not math.isfinite(error):
+        return "infinite (the exact sum is zero)"
+    return f"{100 * error:.3g} %"
+
+
+def _relative(deviation: float, norm: float | None) -> float:
+    if deviation == 0:
+        return 0.0
+    return deviation / norm if norm else math.inf
+
+
+def _plain(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,60 @@
+"""SHA-256 of the sources, computed beside everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pemath.errors import StorageError
+from pemath.expression.tree import Operand
+from pemath.names import display
+from pemath.references import CONFIG, WEIGHTS, Resolved
+
+
+class Digests:
+    """Hashes the files of resolved operands on a thread. Nothing is checked here: what cannot be
+    read is refused when the adapter is opened.
+    """
+
+    def __init__(self, resolved: Mapping[Operand, Resolved]) -> None:
+        self._resolved = resolved
+        self._found: dict[Operand, dict[str, str]] = {}
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        for operand, source in self._resolved.items():
+            paths = [source.folder / name for name in (CONFIG, WEIGHTS)]
+            if not all(path.is_file() for path in paths):
+                return
+            try:
+                self._found[operand] = {path.name: sha256(path) for path in paths}
+            except OSError:
+                return
+
+    def sources(self, names: Mapping[Operand, str]) -> dict[str, dict[str, Any]]:
+        """Reference, revision and digests of each operand, by its name.
+
+        Raises: StorageError if a file vanished meanwhile.
+        """
+        self._thread.join()
+        for operand, source in self._resolved.items():
+            if operand not in self._found:
+                raise StorageError("a source cannot be read any more", where=display(source.folder))
+        return {
+            names[operand]: {
+                "reference": source.reference,
+                "revision": source.revision,
+                "files": self._found[operand],
+            }
+            for operand, source in self._resolved.items()
+        }
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

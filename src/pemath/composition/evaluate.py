@@ -1,0 +1,130 @@
+"""The value of an expression at one site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pemath.errors import OperandError, RequestError, ShapeMismatch
+from pemath.expression.linear import Atom, call_weights, normal_form
+from pemath.expression.tree import Call, Expression, Operand, thaw, to_text
+from pemath.kinds import Adapter
+from pemath.methods import Method, Stack, named_method
+
+
+class Evaluator:
+    """Evaluates expressions over opened adapters, site by site.
+
+    A site that an operand lacks counts as zero. Sums are lazy; a method call reads tensors.
+    """
+
+    def __init__(self, adapters: Mapping[Operand, Adapter]) -> None:
+        self._adapters = adapters
+        self._forms: dict[Expression, list[tuple[Atom, float]]] = {}
+        self._calls: dict[Call, tuple[Method, dict[str, Any], list[float]]] = {}
+
+    def value(self, expression: Expression, site: str) -> Any | None:
+        """The value at `site`, or None where no operand has it.
+
+        Raises: OperandError, naming the site.
+        """
+        total: Any = None
+        for atom, coefficient in self._form(expression):
+            value = self._atom(atom, site)
+            if value is None:
+                continue
+            term = value if coefficient == 1.0 else value * coefficient
+            try:
+                total = term if total is None else total + term
+            except ShapeMismatch as error:
+                raise ShapeMismatch(
+                    f"`{to_text(atom)}` does not fit the operands before it: {error.what}",
+                    where=f"site `{site}`",
+                    found=error.found,
+                    expected=error.expected,
+                    hint="the adapters were trained on different base models",
+                ) from None
+        return total
+
+    def check(self, expression: Expression, site: str) -> OperandError | None:
+        """What a method of `expression` finds wrong at `site`, without reading a tensor."""
+        for atom, _ in self._form(expression):
+            if isinstance(atom, Call):
+                for argument in atom.arguments:
+                    inside = self.check(argument, site)
+                    if inside is not None:
+                        return inside
+                if not any(_has_call(argument) for argument in atom.arguments):
+                    method, _, _ = self.call(atom)
+                    stack = self._stack(atom, site)
+                    error = method.check(stack) if stack.values else None
+                    if isinstance(error, OperandError):
+                        return error
+        return None
+
+    def rank(self, expression: Expression, site: str) -> int:
+        """A bound on the rank of the value at `site`, without reading a tensor."""
+        return sum(self._atom_rank(atom, site) for atom, _ in self._form(expression))
+
+    def _atom_rank(self, atom: Atom, site: str) -> int:
+        if isinstance(atom, Operand):
+            return getattr(self._adapters[atom].sites.get(site), "rank", 0)
+        method, options, _ = self.call(atom)
+        ranks = [self.rank(argument, site) for argument in atom.arguments]
+        return method.rank(ranks, self._operands(atom), **options)
+
+    def call(self, call: Call) -> tuple[Method, dict[str, Any], list[float]]:
+        """A call's method, options and weights. Raises RequestError."""
+        if call not in self._calls:
+            method = named_method(call.method)
+            if not call.arguments:
+                raise RequestError(f"method `{call.method}` needs at least one operand")
+            options = {n: thaw(v) for n, v in call.options if n != "weights"}
+            weights = [float(weight) for weight in call_weights(call)]
+            self._calls[call] = method, method.bind(options), weights
+        return self._calls[call]
+
+    def _atom(self, atom: Atom, site: str) -> Any | None:
+        if isinstance(atom, Operand):
+            return self._adapters[atom].sites.get(site)
+        method, options, _ = self.call(atom)
+        stack = self._stack(atom, site)
+        if not stack.values:
+            return None
+        error = method.check(stack)
+        if error is not None:
+            raise error
+        return method.function(stack, **options)
+
+    def _stack(self, call: Call, site: str) -> Stack:
+        """The arguments at `site`; an argument's own coefficient joins its weight."""
+        _, _, weights = self.call(call)
+        values, kept, names = [], [], []
+        for argument, weight in zip(call.arguments, weights, strict=True):
+            form = self._form(argument)
+            if len(form) == 1:
+                atom, coefficient = form[0]
+                value = self._atom(atom, site)
+            else:
+                coefficient = 1.0
+                value = self.value(argument, site)
+            if value is not None:
+                values.append(value)
+                kept.append(weight * coefficient)
+                names.append(to_text(argument))
+        return Stack(site, values, kept, names, self._operands(call))
+
+    def _operands(self, call: Call) -> list[Adapter | None]:
+        forms = (self._form(argument) for argument in call.arguments)
+        atoms = [form[0][0] if len(form) == 1 else None for form in forms]
+        return [self._adapters[a] if isinstance(a, Operand) else None for a in atoms]
+
+    def _form(self, expression: Expression) -> list[tuple[Atom, float]]:
+        if expression not in self._forms:
+            form = normal_form(expression)
+            self._forms[expression] = [(atom, float(number)) for atom, number in form.items()]
+        return self._forms[expression]
+
+
+def _has_call(expression: Expression) -> bool:
+    return any(isinstance(atom, Call) for atom in normal_form(expression))

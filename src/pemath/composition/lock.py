@@ -1,0 +1,173 @@
+"""Verify a composed folder against its lock file, and make the same bytes again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pemath
+from pemath.composition.card import CARD, LOCK, LOCK_VERSION
+from pemath.composition.digests import sha256
+from pemath.composition.request import ComposeRequest
+from pemath.composition.run import Composition, run
+from pemath.errors import ConfigError, PemathError, ReferenceNotFound, VerificationFailed
+from pemath.formats.peft import read_json
+from pemath.names import display
+from pemath.references import CONFIG, WEIGHTS, resolve_locally
+from pemath.threads import Progress, silent
+
+_FIELDS = (
+    "expression", "operands", "arithmetic", "rank", "max_error", "dtype", "heads", "profile",
+    "base_model",
+)  # fmt: skip
+_FILES = (CONFIG, WEIGHTS, CARD)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Each checked file with `ok`, `changed` or `missing`, and each source likewise or
+    `not reachable`.
+    """
+
+    folder: Path
+    outputs: Mapping[str, str]
+    sources: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "folder": str(self.folder),
+            "outputs": dict(self.outputs),
+            "sources": dict(self.sources),
+        }
+
+
+def verify(folder: str | os.PathLike[str]) -> Verification:
+    """Compare a composed folder, and the sources that can be reached locally, with its lock file.
+
+    Raises: VerificationFailed naming every file that differs, ConfigError, ReferenceNotFound.
+    """
+    folder = Path(os.path.abspath(folder))
+    lock = read_lock(folder)
+    outputs = {name: _state(folder / name, digest) for name, digest in lock["outputs"].items()}
+    sources = {name: _source_state(source) for name, source in lock["sources"].items()}
+    bad = [f"`{name}` is {state}" for name, state in outputs.items() if state != "ok"]
+    bad += [f"source `{display(n)}` is {s}" for n, s in sources.items() if s == "changed"]
+    if bad:
+        raise VerificationFailed(
+            "the folder is not what its lock file describes: " + ", ".join(bad),
+            where=display(folder),
+            hint="restore the sources that changed, then `pemath rebuild` makes the folder again",
+        )
+    return Verification(folder, outputs, sources)
+
+
+def rebuild(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Composition:
+    """Compose again what the lock file of `folder` says, into `out`, and compare the bytes.
+
+    Raises: VerificationFailed if a source changed or the weights come out different, besides what
+    `compose` raises.
+    """
+    lock = read_lock(Path(folder))
+    request = ComposeRequest(**lock["request"])
+    for name, source in lock["sources"].items():
+        if _source_state(source) in ("changed", "missing"):
+            raise VerificationFailed(
+                f"source `{display(name)}` is not what it was",
+                where=display(source["reference"]),
+                hint="restore the adapter that the lock file names",
+            )
+        if source.get("revision") is None and resolve_locally(source["reference"]) is None:
+            raise ReferenceNotFound(
+                f"source `{display(name)}` is not found: there is no folder "
+                f"`{display(source['reference'])}`",
+                where=display(folder),
+                hint="a relative path is found again only from the folder in which it was composed",
+            )
+    done = run(request, Path(out), force=force, progress=progress)
+    for name in (WEIGHTS, CONFIG):
+        if sha256(done.folder / name) != lock["outputs"].get(name):
+            raise VerificationFailed(
+                f"`{name}` was rebuilt with other bytes; it lies in the output folder",
+                where=display(done.folder),
+                found=f"pemath {pemath.__version__}",
+                expected=f"pemath {lock['pemath']}, numpy {lock['numpy']}, {lock['machine']}",
+                hint="another version or processor can round the last bit differently: "
+                "compare the two certificates",
+            )
+    return done
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """The lock file of `folder`, its structure checked. Raises ConfigError, ReferenceNotFound."""
+    path = folder / LOCK
+    if not path.is_file():
+        raise ReferenceNotFound(
+            f"there is no {LOCK}",
+            where=display(folder),
+            hint="only folders that pemath composed can be verified and rebuilt",
+        )
+    lock = read_json(path)
+    problem = _problem(lock)
+    if problem:
+        raise ConfigError(f"the lock file is malformed: {problem}", where=display(path))
+    return lock
+
+
+def _problem(lock: Mapping[str, Any]) -> str | None:
+    if lock.get("lock_version") != LOCK_VERSION:
+        return f"lock_version is not {LOCK_VERSION}"
+    request: Any = lock.get("request")
+    outputs: Any = lock.get("outputs")
+    sources: Any = lock.get("sources")
+    if not isinstance(request, dict) or not set(request) <= set(_FIELDS):
+        return "`request` has unknown fields"
+    operands = request.get("operands", {})
+    if not isinstance(request.get("expression"), str) or not _is_table(operands):
+        return "`request` lacks an expression, or its operands are not text"
+    numbers: dict[str, Any] = {"rank": int, "max_error": float | int}
+    for name, value in request.items():
+        wanted = numbers.get(name, str)
+        if name != "operands" and (isinstance(value, bool) or not isinstance(value, wanted)):
+            return f"`request.{name}` has a wrong type"
+    if not _is_table(outputs) or not set(outputs) <= set(_FILES) or WEIGHTS not in outputs:
+        return "`outputs` does not list the written files"
+    if not isinstance(sources, dict) or not all(
+        isinstance(s, dict) and isinstance(s.get("reference"), str) and _is_table(s.get("files"))
+        for s in sources.values()
+    ):
+        return "`sources` does not list references and digests"
+    if not all(isinstance(lock.get(name), str) for name in ("pemath", "numpy", "machine")):
+        return "versions are missing"
+    return None
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def _state(path: Path, digest: str) -> str:
+    if not path.is_file():
+        return "missing"
+    return "ok" if sha256(path) == digest else "changed"
+
+
+def _source_state(source: Mapping[str, Any]) -> str:
+    try:
+        found = resolve_locally(source["reference"])
+    except (PemathError, OSError, ValueError):
+        found = None
+    if found is None:
+        return "not reachable"
+    states = [_state(found.folder / name, digest) for name, digest in source["files"].items()
+              if name in (CONFIG, WEIGHTS)]  # fmt: skip
+    return "ok" if all(state == "ok" for state in states) else "changed"

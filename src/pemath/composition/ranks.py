@@ -1,0 +1,109 @@
+"""Which rank to write at each site."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from pemath.composition.plan import Plan
+from pemath.kinds import refuse_non_finite
+from pemath.kinds.lora import Lora
+from pemath.lowrank import LOSSLESS
+from pemath.threads import Progress, on_threads
+
+
+def choose_ranks(plan: Plan, progress: Progress) -> dict[str, int]:
+    """The rank to write at each site: one for all in the portable profile.
+
+    Without --rank or --max-error it is the sum of the ranks, less what is redundant.
+    """
+    if plan.kind.name != "lora":
+        return dict.fromkeys(plan.exact, 0)
+    step = math.lcm(*(value.geometry.site_rank(1) for value in plan.exact.values()))
+    portable = plan.request.profile == "portable"
+    needed: dict[str, int] = {}
+
+    def fitting(rank: int, unit: int) -> int:
+        return max(1, -(-rank // unit)) * unit
+
+    if plan.request.rank is not None and portable:
+        largest = max(_upper_rank(plan, site) for site in plan.exact)
+        return dict.fromkeys(plan.exact, fitting(min(plan.request.rank, largest), step))
+    # A site that needs the largest rank there can be settles the rank of all.
+    order = sorted(plan.exact, key=lambda site: -_upper_rank(plan, site))
+    if portable and plan.request.max_error is None:
+        for site in order:
+            highest = max(needed.values(), default=0)
+            if _upper_rank(plan, site) <= highest:
+                break
+            needed[site] = _needed_rank(plan, site)
+    else:
+
+        def one(site: str) -> None:
+            needed[site] = _needed_rank(plan, site)
+
+        on_threads(
+            one,
+            order,
+            what="finding ranks",
+            progress=progress,
+            footprint=footprint(plan),
+        )
+    if portable:
+        return dict.fromkeys(plan.exact, fitting(max(needed.values(), default=0), step))
+    units = {site: value.geometry.site_rank(1) for site, value in plan.exact.items()}
+    # A pattern names an expert parameter by a name that the file does not have: these get r itself.
+    experts = [site for site, value in plan.exact.items() if value.geometry.layout == "experts"]
+    needed |= dict.fromkeys(experts, max(needed.values()))
+    return {site: fitting(needed[site], units[site]) for site in plan.exact}
+
+
+def _needed_rank(plan: Plan, site: str) -> int:
+    """The smallest rank at this site that keeps to the request."""
+    if plan.request.max_error is None and not plan.is_linear:
+        return min(_upper_rank(plan, site), plan.request.rank or 1 << 30)
+    value = plan.value(site)
+    if not math.isfinite(value.norm()):
+        refuse_non_finite(plan.adapters.values(), site)
+    if plan.request.max_error is None:
+        ranks = [
+            b.decomposed().rank_within(LOSSLESS) if b.is_redundant() else b.rank
+            for b in value.blocks
+        ]
+    else:
+        budget = _truncation_budget(plan, plan.request.max_error)
+        ranks = [block.decomposed().rank_within(budget) for block in value.blocks]
+    needed: int = value.geometry.site_rank(max(ranks))
+    return needed if plan.request.rank is None else min(needed, plan.request.rank)
+
+
+def _truncation_budget(plan: Plan, allowed: float) -> float:
+    """What --max-error leaves for truncation once rounding (at most 2u + u²) has its share; the two
+    errors are orthogonal up to second order.
+
+    Where rounding alone may take it all, nothing is truncated, and the certificate decides.
+    """
+    rounding = (2 + plan.dtype.roundoff) * plan.dtype.roundoff
+    return max(math.sqrt(max(allowed**2 - rounding**2, 0.0)), LOSSLESS)
+
+
+def _upper_rank(plan: Plan, site: str) -> int:
+    """No rank above this is ever needed: that of the expression, and the matrix's own size."""
+    geometry = plan.exact[site].geometry
+    bound = geometry.block_rank(plan.evaluator.rank(plan.expression, site))
+    return int(geometry.site_rank(min(bound, *geometry.block_shape)))
+
+
+def footprint(plan: Plan, ranks: Mapping[str, int] | None = None) -> Callable[[str], int]:
+    """Bytes that a site may need beyond the mapped inputs, roughly; `ranks` are those written."""
+
+    def bytes_of(site: str) -> int:
+        value = plan.exact[site]
+        if not isinstance(value, Lora):
+            return 0
+        rank = ranks[site] if ranks else value.rank
+        outputs, inputs = value.geometry.outputs, math.prod(value.geometry.inputs)
+        grams = 6 * sum(block.rank**2 for block in value.blocks)
+        return 8 * ((outputs + inputs) * rank * len(value.blocks) + grams)
+
+    return bytes_of

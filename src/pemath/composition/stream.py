@@ -1,0 +1,146 @@
+"""Sites computed and written one at a time, on a few threads, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pemath.composition.certificate import Certificate, SiteReport
+from pemath.composition.plan import Plan, simplified
+from pemath.composition.ranks import choose_ranks, footprint
+from pemath.errors import ErrorTooLarge, OutOfRange
+from pemath.formats.floats import Stored
+from pemath.formats.safetensors import TensorWriter
+from pemath.kinds import StoredSite, refuse_non_finite
+from pemath.kinds.lora import Lora
+from pemath.lowrank import LOSSLESS, LowRank, Part
+from pemath.names import display
+from pemath.references import WEIGHTS
+from pemath.threads import Progress, on_threads, one_blas_thread
+
+
+@dataclass(frozen=True)
+class Written:
+    """The weights on disk: the rank of each site, the certificate, and the file's SHA-256."""
+
+    ranks: Mapping[str, int]
+    certificate: Certificate
+    sha256: str
+
+
+def stream(plan: Plan, folder: Path, progress: Progress) -> Written:
+    """Write the weights of `plan` into `folder`.
+
+    Raises: NonFiniteValue, ErrorTooLarge, OperandError, StorageError.
+    """
+    with one_blas_thread():
+        ranks = choose_ranks(plan, progress)
+        specs = plan.folders.layout(plan.exact, ranks, plan.dtype)
+        specs += [spec for head in plan.heads for spec in head.specs()]
+        writer = TensorWriter(folder / WEIGHTS, specs, {"format": "pt"})
+        try:
+            for head in plan.heads:
+                head.check_finite()
+                for spec in head.specs():
+                    for offset, data in head.slabs(spec.name):
+                        writer.write(spec.name, data, offset)
+            reports: dict[str, SiteReport] = {}
+
+            def one(site: str) -> None:
+                # What overflows is refused by name, and needs no warning beside that.
+                with np.errstate(all="ignore"):
+                    stored, reports[site] = _site(plan, site, ranks[site])
+                for name, offset, data in stored.pieces:
+                    writer.write(name, data, offset)
+
+            def measure(site: str) -> None:
+                with np.errstate(all="ignore"):
+                    reports[site] = replace(reports[site], norm=_norm(plan, site))
+
+            room = footprint(plan, ranks)
+            on_threads(one, plan.exact, what="composing", progress=progress, footprint=room)
+            if any(report.deviation for report in reports.values()):
+                bare = [site for site, report in reports.items() if report.norm is None]
+                on_threads(measure, bare, what="measuring", progress=progress, footprint=room)
+            digest = writer.close()
+        finally:
+            writer.abandon()
+    certificate = Certificate({site: reports[site] for site in plan.exact})
+    _check_bound(plan, certificate)
+    return Written(ranks, certificate, digest)
+
+
+def _site(plan: Plan, site: str, rank: int) -> tuple[StoredSite, SiteReport]:
+    """One site's bytes and its report; the norm is left out where the bytes are the exact sum."""
+    exact = simplified(plan.exact[site])
+    if not exact.is_finite():
+        refuse_non_finite(plan.adapters.values(), site)
+    value = exact if plan.is_linear else plan.value(site)
+    if not isinstance(value, Lora):
+        return _stored(plan, site, value, exact, rank)
+    compact = _truncated(value, rank)
+    best = _stored(plan, site, compact, exact, rank)
+    # Rounding the parts of a sum that cancels costs more than rounding the sum itself, which costs
+    # at most 2u + u².
+    roundoff = plan.dtype.roundoff
+    if plan.is_linear and compact is value and best[1].error > (2 + roundoff) * roundoff:
+        other = _stored(plan, site, _recomposed(value, rank), exact, rank)
+        best = min(best, other, key=lambda found: found[1].deviation)
+    return best
+
+
+def _stored(
+    plan: Plan, site: str, value: Any, exact: Any, rank: int
+) -> tuple[StoredSite, SiteReport]:
+    stored = plan.folders.store(site, value, rank, plan.dtype)
+    deviation = stored.value.distance(exact)
+    if not math.isfinite(deviation):
+        raise OutOfRange(
+            f"the result does not fit into {plan.dtype.name}",
+            where=f"site `{display(site)}`",
+            hint="choose a wider type with --dtype",
+        )
+    written = min(rank, value.rank) if isinstance(value, Lora) else 0
+    return stored, SiteReport(written, deviation, exact.norm() if deviation else None)
+
+
+def _norm(plan: Plan, site: str) -> float:
+    return float(simplified(plan.exact[site]).norm())
+
+
+def _truncated(value: Lora, rank: int) -> Lora:
+    """The value with every block's rank at most what `rank` allows; itself if it fits."""
+    allowed = value.geometry.block_rank(rank)
+    if all(block.rank <= allowed for block in value.blocks):
+        return value
+    return _recomposed(value, rank)
+
+
+def _recomposed(value: Lora, rank: int) -> Lora:
+    """The best approximation of each block within `rank`, by its singular value decomposition."""
+    allowed = value.geometry.block_rank(rank)
+    blocks = []
+    for block in value.blocks:
+        found = block.decomposed()
+        kept = min(allowed, found.rank_within(LOSSLESS))
+        part = Part(Stored.of(found.factor_a(kept)), Stored.of(found.factor_b(kept)))
+        blocks.append(LowRank(block.shape, (part,) if kept else ()))
+    return Lora(value.geometry, tuple(blocks), value.bias)
+
+
+def _check_bound(plan: Plan, certificate: Certificate) -> None:
+    bound = plan.request.max_error
+    worst = certificate.sites[certificate.worst]
+    if bound is not None and worst.error > bound:
+        raise ErrorTooLarge(
+            f"the result stored in {plan.dtype.name} is further from the exact sum than allowed",
+            where=f"site `{display(certificate.worst)}`",
+            found=f"{100 * worst.error:.4g} %",
+            expected=f"at most {100 * bound:.4g} %",
+            hint="allow a larger error, use the exact arithmetic, or a wider --dtype",
+        )

@@ -1,0 +1,1 @@
+"""Looking at adapters without composing them: one by itself, and two side by side."""

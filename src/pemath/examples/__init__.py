@@ -1,0 +1,1 @@
+"""Small real adapters and the reviews they are measured on: data, no code."""

@@ -1,0 +1,1 @@
+"""Expressions over adapters: an immutable tree, a parser, a printer and the linear normal form."""

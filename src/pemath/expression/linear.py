@@ -1,0 +1,80 @@
+"""The linear normal form of an expression: {atom: coefficient}.
+
+An atom is an operand or a method call. Terms whose coefficients cancel are gone, so `a - a` reads
+no tensor.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from pemath.errors import RequestError
+from pemath.expression.tree import Call, Expression, Operand, Scaled, Sum
+
+Atom = Operand | Call
+
+
+def normal_form(expression: Expression) -> dict[Atom, Fraction]:
+    """Coefficients of the atoms of `expression`, in order of first appearance, without zeros."""
+    coefficients: dict[Atom, Fraction] = {}
+    stack: list[tuple[Fraction, Expression]] = [(Fraction(1), expression)]
+    while stack:
+        factor, node = stack.pop()
+        match node:
+            case Operand() | Call():
+                coefficients[node] = coefficients.get(node, Fraction(0)) + factor
+            case Scaled():
+                stack.append((factor * node.coefficient, node.term))
+            case Sum():
+                stack.extend((factor, term) for term in reversed(node.terms))
+            case _:
+                raise TypeError(type(node).__name__)
+    return {atom: number for atom, number in coefficients.items() if number}
+
+
+def call_weights(call: Call) -> list[Fraction]:
+    """The weights of a call's arguments: its `weights` option, or ones.
+
+    Raises: RequestError if they are not one number per argument.
+    """
+    given = dict(call.options).get("weights")
+    if given is None:
+        return [Fraction(1)] * len(call.arguments)
+    numbers = given if isinstance(given, tuple) else (given,)
+    if len(numbers) != len(call.arguments) or not all(type(n) is Fraction for n in numbers):
+        raise RequestError(
+            f"`weights` of `{call.method}` must be one number per operand",
+            found=f"{len(numbers)} for {len(call.arguments)} operands",
+        )
+    return [number for number in numbers if isinstance(number, Fraction)]
+
+
+def linearised(expression: Expression) -> Expression:
+    """The expression with every method call replaced by the weighted sum of its arguments.
+
+    This is the exact sum that a result is measured against.
+    """
+    match expression:
+        case Call():
+            weights = call_weights(expression)
+            terms = [
+                Scaled(weight, linearised(argument))
+                for weight, argument in zip(weights, expression.arguments, strict=True)
+            ]
+            return terms[0] if len(terms) == 1 else Sum(tuple(terms))
+        case Scaled():
+            return Scaled(expression.coefficient, linearised(expression.term))
+        case Sum():
+            return Sum(tuple(linearised(term) for term in expression.terms))
+    return expression
+
+
+def applied(method: Call, expression: Expression) -> Expression:
+    """The whole expression computed by one method: its normal form becomes operands and weights."""
+    if "weights" in dict(method.options):
+        raise RequestError("an arithmetic takes its weights from the expression, not as an option")
+    terms = normal_form(expression)
+    if not terms:
+        return expression
+    options = dict(method.options) | {"weights": tuple(terms.values())}
+    return Call(method.method, tuple(terms), tuple(sorted(options.items())))

@@ -1,0 +1,274 @@
+"""The expression language, by a Pratt parser. Nothing is ever evaluated as code.
+
+expression = term { ("+" | "-") term }         term = unary { ("*" | "/") unary }
+unary      = "-" unary | atom                  atom = number | name | "reference" | call | (…)
+call       = name "(" arguments ")"            option = name "=" value
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pemath.errors import ExpressionError, UsageError
+from pemath.expression.tree import Call, Expression, Operand, Option, exact_number
+from pemath.limits import LIMITS
+from pemath.names import display
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))"
+    r"|(?P<name>[A-Za-z_]\w*)"
+    r"|(?P<text>\"(?:[^\"\\]|\\.)*\"|'[^'\\]*')"
+    r"|(?P<sign>[-+*/()\[\],=]))"
+)
+_BINDING = {"+": 10, "-": 10, "*": 20, "/": 20}
+_UNARY = 30
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    position: int
+
+
+def parse(text: str, operands: Mapping[str, str] | None = None, /, **bound: str) -> Expression:
+    """The tree of `text`. `operands` and keywords bind names to references; a quoted reference
+    needs no name.
+
+    Raises: ExpressionError with the place, UsageError for an expression that is too long.
+    """
+    if len(text) > LIMITS.expression_length:
+        raise UsageError(
+            "the expression is too long",
+            found=f"{len(text)} characters",
+            expected=f"at most {LIMITS.expression_length}",
+        )
+    return _Parser(text, {**(operands or {}), **bound}).whole()
+
+
+def parse_call(text: str) -> Call:
+    """A method's name with options but no operands, such as `paper(normalize=true)`.
+
+    Raises: ExpressionError.
+    """
+    parser = _Parser(text, {})
+    token = parser.take()
+    if token.kind != "name":
+        raise parser.error("a method's name must come first", token)
+    call = parser.call(token) if parser.sees("(") else Call(token.text, ())
+    parser.end()
+    if call.arguments:
+        raise parser.error("an arithmetic takes options only, no operands", token)
+    return call
+
+
+class _Parser:
+    def __init__(self, text: str, operands: dict[str, str]) -> None:
+        self.text = text
+        self.operands = operands
+        self.tokens = list(self._scan())
+        self.next = 0
+        self.depth = 0
+
+    def _scan(self) -> list[_Token]:
+        tokens, position = [], 0
+        while self.text[position:].strip():
+            match = _TOKEN.match(self.text, position)
+            if match is None:
+                start = position + len(self.text[position:]) - len(self.text[position:].lstrip())
+                raise self._unreadable(start)
+            kind = str(match.lastgroup)
+            tokens.append(_Token(kind, match[kind], match.start(kind)))
+            position = match.end()
+        tokens.append(_Token("end", "", len(self.text.rstrip())))
+        return tokens
+
+    def _unreadable(self, start: int) -> ExpressionError:
+        character = self.text[start]
+        if character in "\"'":
+            what, hint = "a quotation is not closed", "end it with the same quotation mark"
+        elif character.isdigit() or character == ".":
+            what, hint = "this is not a number", "write numbers as 2, 0.5 or 1e-3"
+        else:
+            what = f"`{display(character)}` has no meaning in an expression"
+            hint = (
+                "paths and repository names are quoted, or bound on the command line as NAME=PATH"
+            )
+        return ExpressionError(what, text=self.text, position=start, hint=hint)
+
+    def error(self, what: str, token: _Token, hint: str | None = None) -> ExpressionError:
+        return ExpressionError(what, text=self.text, position=token.position, hint=hint)
+
+    @property
+    def here(self) -> _Token:
+        return self.tokens[self.next]
+
+    def take(self) -> _Token:
+        token = self.here
+        self.next += 1
+        return token
+
+    def sees(self, sign: str) -> bool:
+        return self.here.kind == "sign" and self.here.text == sign
+
+    def expect(self, sign: str, why: str) -> None:
+        if not self.sees(sign):
+            raise self.error(f"`{sign}` is missing {why}", self.here)
+        self.next += 1
+
+    def end(self) -> None:
+        if self.here.kind != "end":
+            what = f"`{display(self.here.text)}` was not expected here"
+            raise self.error(what, self.here, "an operator (+ - * /) is missing, or a parenthesis")
+
+    def whole(self) -> Expression:
+        start = self.here
+        value = self.expression(0)
+        self.end()
+        return self.adapter(value, start)
+
+    def adapter(self, value: Expression | Fraction, token: _Token) -> Expression:
+        if isinstance(value, Fraction):
+            raise self.error("this is a number, and an adapter is needed", token)
+        return value
+
+    def expression(self, binding: int) -> Expression | Fraction:
+        self.depth += 1
+        if self.depth > LIMITS.expression_depth:
+            raise self.error("the expression is nested too deeply", self.here)
+        left = self.unary()
+        while self.here.kind == "sign" and _BINDING.get(self.here.text, -1) > binding:
+            operator = self.take()
+            right = self.expression(_BINDING[operator.text])
+            left = self.combine(operator, left, right)
+        self.depth -= 1
+        return left
+
+    def unary(self) -> Expression | Fraction:
+        if self.sees("-"):
+            self.next += 1
+            return -self.expression(_UNARY)
+        if self.sees("+"):
+            self.next += 1
+            return self.expression(_UNARY)
+        return self.atom()
+
+    def atom(self) -> Expression | Fraction:
+        token = self.take()
+        if token.kind == "number":
+            return self.number(token)
+        if token.kind == "text":
+            return Operand(self.unquote(token))
+        if token.kind == "name":
+            return self.call(token) if self.sees("(") else self.operand(token)
+        if token.text == "(":
+            value = self.expression(0)
+            self.expect(")", "for the parenthesis opened before")
+            return value
+        self.next -= 1
+        what = "the expression ends too early" if token.kind == "end" else "an operand is missing"
+        raise self.error(what, token, "write a name, a quoted reference, a number or `(`")
+
+    def number(self, token: _Token) -> Fraction:
+        try:
+            return exact_number(float(token.text)) and exact_number(Fraction(token.text))
+        except UsageError as error:
+            raise self.error(error.what, token, error.expected) from None
+
+    def operand(self, token: _Token) -> Operand:
+        if token.text not in self.operands:
+            bound = ", ".join(f"`{name}`" for name in self.operands) or "none"
+            raise self.error(
+                f"`{token.text}` is not bound to an adapter",
+                token,
+                f"bind it as {token.text}=PATH, or quote a reference (bound now: {bound})",
+            )
+        return Operand(self.operands[token.text], token.text)
+
+    def combine(
+        self, operator: _Token, left: Expression | Fraction, right: Expression | Fraction
+    ) -> Expression | Fraction:
+        numbers = isinstance(left, Fraction), isinstance(right, Fraction)
+        try:
+            match operator.text, *numbers:
+                case ("+", True, True):
+                    return left + right  # type: ignore[operator]
+                case ("-", True, True):
+                    return left - right  # type: ignore[operator]
+                case ("+", False, False):
+                    return left + right  # type: ignore[operator]
+                case ("-", False, False):
+                    return left - right  # type: ignore[operator]
+                case ("*", _, _) if True in numbers:
+                    return left * right  # type: ignore[operator]
+                case ("/", _, True):
+                    return left / right  # type: ignore[operator]
+        except ZeroDivisionError:
+            raise self.error("division by zero", operator) from None
+        except UsageError as error:
+            raise self.error(error.what, operator) from None
+        what = {
+            "*": "two adapters cannot be multiplied",
+            "/": "only a number can stand behind `/`",
+        }.get(operator.text, "an adapter and a number cannot be added")
+        raise self.error(what, operator, "multiply adapters by numbers, and add adapters")
+
+    def call(self, name: _Token) -> Call:
+        self.expect("(", "behind the method's name")
+        arguments: list[Expression] = []
+        options: dict[str, Option] = {}
+        while not self.sees(")"):
+            if self.here.kind == "name" and self.tokens[self.next + 1].text == "=":
+                option = self.take()
+                self.next += 1
+                if option.text in options:
+                    raise self.error(f"option `{option.text}` is given twice", option)
+                options[option.text] = self.option()
+            else:
+                start = self.here
+                if options:
+                    raise self.error("operands come before options", start)
+                arguments.append(self.adapter(self.expression(0), start))
+            if not self.sees(")"):
+                self.expect(",", f"or `)` in the call of `{name.text}`")
+        self.next += 1
+        return Call(name.text, tuple(arguments), tuple(sorted(options.items())))
+
+    def option(self) -> Option:
+        token = self.here
+        if token.text == "[":
+            self.next += 1
+            items: list[Option] = []
+            while not self.sees("]"):
+                items.append(self.option())
+                if not self.sees("]"):
+                    self.expect(",", "or `]` in the list")
+            self.next += 1
+            return tuple(items)
+        if token.kind == "text":
+            return self.unquote(self.take())
+        if token.kind == "name":
+            if token.text.lower() not in ("true", "false"):
+                raise self.error(
+                    f"`{token.text}` is not a value",
+                    token,
+                    "write numbers, true, false, or quoted text",
+                )
+            return self.take().text.lower() == "true"
+        value = self.expression(0)
+        if not isinstance(value, Fraction):
+            raise self.error("an option takes numbers, true, false, text or a list", token)
+        return value
+
+    def unquote(self, token: _Token) -> str:
+        if token.text[0] == "'":
+            return token.text[1:-1]
+        try:
+            text = json.loads(token.text)
+        except ValueError:
+            raise self.error("the quoted text has a bad escape", token) from None
+        return str(text)

@@ -1,0 +1,251 @@
+"""The tree of an expression: operands, scaled terms, sums and method calls.
+
+Coefficients are rational numbers, so that `0.1*a + 0.2*a - 0.3*a` is exactly nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from numbers import Real
+
+from pemath.errors import UsageError
+from pemath.limits import LIMITS
+
+Number = int | float | Fraction
+Option = bool | Fraction | str | tuple["Option", ...]
+
+
+class Expression:
+    """Something that evaluates to a PEM. `+ - * /` build larger expressions; nothing is computed.
+
+    Raises: TypeError for anything that is neither expression nor number, UsageError for a number
+    that is not finite.
+    """
+
+    # numpy's scalars leave the arithmetic to this class instead of making arrays of it.
+    __array_ufunc__ = None
+
+    def __add__(self, other: Expression) -> Expression:
+        if not isinstance(other, Expression):
+            return NotImplemented
+        left = self.terms if isinstance(self, Sum) else (self,)
+        return Sum((*left, other))
+
+    def __radd__(self, other: int) -> Expression:
+        # sum() starts from the number zero.
+        return self if other == 0 else NotImplemented
+
+    def __sub__(self, other: Expression) -> Expression:
+        if not isinstance(other, Expression):
+            return NotImplemented
+        return self + (-other)
+
+    def __neg__(self) -> Expression:
+        return Scaled(Fraction(-1), self)
+
+    def __pos__(self) -> Expression:
+        return self
+
+    def __mul__(self, factor: Number) -> Expression:
+        if isinstance(factor, bool) or not isinstance(factor, Real):
+            return NotImplemented
+        return Scaled(exact_number(factor), self)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Number) -> Expression:
+        if isinstance(divisor, bool) or not isinstance(divisor, Real):
+            return NotImplemented
+        number = exact_number(divisor)
+        if number == 0:
+            raise UsageError("an adapter cannot be divided by zero")
+        return Scaled(1 / number, self)
+
+    def __str__(self) -> str:
+        return to_text(self)
+
+
+@dataclass(frozen=True)
+class Operand(Expression):
+    """An adapter, by reference. Two operands are equal when their references are.
+
+    `name` is what the expression calls it, for display only.
+    """
+
+    reference: str
+    name: str | None = field(default=None, compare=False)
+
+    __str__ = Expression.__str__
+
+
+@dataclass(frozen=True)
+class Scaled(Expression):
+    """A number times an expression."""
+
+    coefficient: Fraction
+    term: Expression
+
+    __str__ = Expression.__str__
+
+
+@dataclass(frozen=True)
+class Sum(Expression):
+    """The sum of two or more terms."""
+
+    terms: tuple[Expression, ...]
+
+    __str__ = Expression.__str__
+
+
+@dataclass(frozen=True)
+class Call(Expression):
+    """A merge method applied to expressions. Options are sorted by name."""
+
+    method: str
+    arguments: tuple[Expression, ...]
+    options: tuple[tuple[str, Option], ...] = ()
+
+    __str__ = Expression.__str__
+
+
+def adapter(reference: str) -> Operand:
+    """The adapter at `reference` as an expression; nothing is read before it is needed.
+
+    `reference` is a folder, folder:subfolder, example:NAME or user/repo@revision:subfolder.
+    """
+    return Operand(str(reference))
+
+
+def call(method: str, *arguments: Expression, **options: object) -> Call:
+    """The node that applies the registered method `method`; options are numbers, booleans,
+    strings or lists of them.
+
+    Raises: UsageError for an option of another type.
+    """
+    frozen = tuple((name, _freeze(name, value)) for name, value in sorted(options.items()))
+    return Call(method, arguments, frozen)
+
+
+def exact_number(value: Number) -> Fraction:
+    """The number as its shortest decimal says it: 0.1 is one tenth.
+
+    Raises: UsageError if it is not finite or out of range.
+    """
+    if isinstance(value, int | Fraction):
+        number = Fraction(value)
+    elif math.isfinite(float(value)):
+        number = Fraction(repr(float(value)))
+    else:
+        raise UsageError("a coefficient must be finite", found=float(value))
+    limit = LIMITS.number_magnitude
+    if number and not 1 / limit <= abs(number) <= limit:
+        raise UsageError(
+            "a coefficient is out of range", found=str(value), expected=f"{1 / limit} to {limit}"
+        )
+    return number
+
+
+def _freeze(name: str, value: object) -> Option:
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float | Fraction):
+        return exact_number(value)
+    if isinstance(value, Iterable):
+        return tuple(_freeze(name, item) for item in value)
+    raise UsageError(
+        f"option `{name}` has a value of type {type(value).__name__}",
+        expected="a number, true or false, text, or a list of these",
+    )
+
+
+def thaw(value: Option) -> bool | float | str | list[object]:
+    """An option as a plain Python value, with floats for rationals."""
+    if isinstance(value, tuple):
+        return [thaw(item) for item in value]
+    return float(value) if isinstance(value, Fraction) else value
+
+
+def operands(expression: Expression) -> list[Operand]:
+    """All operands of `expression`, each reference once, in order of first appearance."""
+    return list(dict.fromkeys(occurrences(expression)))
+
+
+def occurrences(expression: Expression) -> Iterator[Operand]:
+    """Every operand node of `expression`: one reference may stand under several names."""
+    stack = [expression]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Operand):
+            yield node
+        elif isinstance(node, Scaled):
+            stack.append(node.term)
+        elif isinstance(node, Sum):
+            stack.extend(reversed(node.terms))
+        elif isinstance(node, Call):
+            stack.extend(reversed(node.arguments))
+
+
+def to_text(expression: Expression) -> str:
+    """The expression as text that parses back to the same tree."""
+    match expression:
+        case Operand():
+            return expression.name or json.dumps(expression.reference, ensure_ascii=False)
+        case Scaled():
+            return _scaled(expression)
+        case Sum():
+            return _sum(expression)
+        case Call():
+            parts = [to_text(argument) for argument in expression.arguments]
+            parts += [f"{name}={_option(value)}" for name, value in expression.options]
+            return f"{expression.method}({', '.join(parts)})"
+    raise TypeError(type(expression).__name__)
+
+
+def number_text(number: Fraction) -> str:
+    """A rational as a decimal where that is exact and short, else as a quotient."""
+    if number.denominator == 1:
+        return str(number.numerator)
+    decimal = repr(float(number))
+    if Fraction(decimal) == number:
+        return decimal
+    return f"{number.numerator}/{number.denominator}"
+
+
+def _atom(expression: Expression) -> str:
+    text = to_text(expression)
+    return text if isinstance(expression, Operand | Call) else f"({text})"
+
+
+def _scaled(expression: Scaled) -> str:
+    if expression.coefficient == -1:
+        return f"-{_atom(expression.term)}"
+    text = number_text(expression.coefficient)
+    return f"{text}*{_atom(expression.term)}"
+
+
+def _sum(expression: Sum) -> str:
+    text = ""
+    for position, term in enumerate(expression.terms):
+        shown = f"({to_text(term)})" if isinstance(term, Sum) else to_text(term)
+        if position == 0:
+            text = shown
+        elif isinstance(term, Scaled) and term.coefficient == -1:
+            inner = to_text(term.term)
+            text += f" - ({inner})" if isinstance(term.term, Sum) else f" - {inner}"
+        else:
+            text += f" + {shown}"
+    return text
+
+
+def _option(value: Option) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_option(item) for item in value)}]"
+    return number_text(value)

@@ -1,0 +1,125 @@
+"""PEFT adapter folders: `adapter_config.json` beside `adapter_model.safetensors`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pemath.errors import ConfigError, PickleRefused, ReferenceNotFound, StorageError
+from pemath.formats.safetensors import TensorFile
+from pemath.limits import LIMITS
+from pemath.names import display, listing
+from pemath.references import CONFIG, WEIGHTS
+
+PICKLES = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
+PREFIX = "base_model.model."
+
+_CONVERT = (
+    "load it once where you trust it and save it again: "
+    "`PeftModel.from_pretrained(base, FOLDER).save_pretrained(NEW)` writes safetensors"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PeftFolder:
+    """An adapter folder whose config and tensor header have been checked; no tensor is read yet."""
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: TensorFile
+
+    @classmethod
+    def open(cls, path: Path) -> PeftFolder:
+        """Open the adapter in `path`.
+
+        Raises: ReferenceNotFound, ConfigError, PickleRefused, FileFormatError, StorageError.
+        """
+        if not path.is_dir():
+            raise ReferenceNotFound("not a folder", where=display(path))
+        config_path, weights_path = path / CONFIG, path / WEIGHTS
+        if not config_path.is_file():
+            below = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}"))[:20]
+            hint = (
+                f"it holds adapters in subfolders {listing(below)}: "
+                f"name one, as in `{display(path)}:{display(below[0])}`"
+                if below
+                else "give the folder that PEFT's save_pretrained wrote"
+            )
+            raise ReferenceNotFound(f"the folder has no {CONFIG}", where=display(path), hint=hint)
+        config = read_json(config_path)
+        if not weights_path.is_file():
+            for name in PICKLES:
+                if (path / name).exists():
+                    raise PickleRefused(
+                        f"the weights are a pickle (`{name}`), which can run code when it is read",
+                        where=display(path),
+                        expected=WEIGHTS,
+                        hint=_CONVERT,
+                    )
+            raise ReferenceNotFound(f"the folder has no {WEIGHTS}", where=display(path))
+        return cls(path, config, TensorFile.open(weights_path))
+
+    @property
+    def peft_type(self) -> str:
+        """PEFT's name of the kind, upper case."""
+        return str(self.config.get("peft_type", "")).upper()
+
+    @property
+    def base_model(self) -> str | None:
+        """The base model's name or path as the config gives it."""
+        name = self.config.get("base_model_name_or_path")
+        return name if isinstance(name, str) and name else None
+
+
+def module_name(tensor: str) -> str:
+    """A tensor's name without the prefix that PEFT's wrapper adds."""
+    return tensor.removeprefix(PREFIX)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of bounded size and depth.
+
+    Raises: ConfigError, StorageError.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LIMITS.config_bytes + 1)
+    except OSError as error:
+        raise StorageError(f"cannot read the file: {error.strerror}", where=display(path)) from None
+    if len(text) > LIMITS.config_bytes:
+        raise ConfigError(
+            "the file is too large",
+            where=display(path),
+            expected=f"at most {LIMITS.config_bytes} bytes",
+        )
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"not valid JSON: {display(error)}", where=display(path)) from None
+    if not isinstance(value, dict):
+        raise ConfigError("not a JSON object", where=display(path))
+    if _depth(value) > LIMITS.json_depth:
+        raise ConfigError("nested too deeply", where=display(path))
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object with sorted keys, two-space indent and a final newline."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _depth(value: Any) -> int:
+    level, depth = [value], 0
+    while level and depth <= LIMITS.json_depth:
+        depth += 1
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth

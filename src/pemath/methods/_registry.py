@@ -1,0 +1,163 @@
+"""What a merge method is, and the registry that its decorator fills."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, Literal
+
+from pemath import methods as package
+from pemath.errors import PemathError, RequestError
+from pemath.kinds import Adapter
+from pemath.names import display
+
+Space = Literal["factor", "delta", "core"]
+Operands = Sequence[Adapter | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The values of one site that a method merges: those of the operands that have the site, with
+    their weights (the coefficient of the operand included) and names.
+
+    `operands` are all the call's operands, whether they have the site or not; None for one that is
+    an expression itself.
+    """
+
+    site: str
+    values: Sequence[Any]
+    weights: Sequence[float]
+    names: Sequence[str]
+    operands: Operands = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A registered method.
+
+    `space` is where it works: on factors, on dense deltas, or in the joint low-rank core. `check`
+    looks at a stack before any tensor is read and returns what is wrong with it, or None. `rank`
+    bounds the rank of the result, given the operands' ranks at the site, the operands and the
+    options.
+    """
+
+    name: str
+    space: Space
+    summary: str
+    source: str
+    function: Callable[..., Any]
+    check: Callable[[Stack], PemathError | None]
+    rank: Callable[..., int]
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """Keyword-only parameters by name: the same in Python, expressions, YAML and docs."""
+        parameters = inspect.signature(self.function, eval_str=True).parameters
+        return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+    def signature(self) -> str:
+        """The call as a user writes it."""
+        shown = [f"{n}={_shown(p)}" for n, p in self.options.items()]
+        return f"{self.name}(a, b, …, {', '.join(['weights=[1, …]', *shown])})"
+
+    def bind(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options checked and converted. Raises RequestError, naming the option."""
+        known = self.options
+        bound = {}
+        for name, value in options.items():
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                listing = ", ".join(f"`{n}`" for n in ("weights", *known))
+                raise RequestError(
+                    f"method `{self.name}` has no option `{display(name)}`",
+                    hint=f"did you mean `{close[0]}`?" if close else f"its options are {listing}",
+                )
+            bound[name] = _converted(self.name, name, value, known[name].annotation)
+        return bound
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def _no_check(stack: Stack) -> PemathError | None:
+    return None
+
+
+def _sum_of_ranks(ranks: Sequence[int], operands: Operands, **options: Any) -> int:
+    return sum(ranks)
+
+
+def method(
+    *,
+    space: Space,
+    source: str,
+    check: Callable[[Stack], PemathError | None] = _no_check,
+    rank: Callable[..., int] = _sum_of_ranks,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: register a function as the merge method of its name.
+
+    The function takes the `Stack` of one site and returns one value of the same kind. Keyword-only
+    parameters are the method's options, annotated with bool, int, float, str or a union with None.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        name = function.__name__
+        if name in _METHODS:
+            raise ValueError(f"method {name} is registered twice")
+        summary = (function.__doc__ or "").strip().split("\n")[0]
+        _METHODS[name] = Method(name, space, summary, source, function, check, rank)
+        return function
+
+    return register
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """All methods by name."""
+    for module in iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            import_module(f"{package.__name__}.{module.name}")
+    return dict(sorted(_METHODS.items()))
+
+
+def named_method(name: str) -> Method:
+    """The method called `name`. Raises RequestError with the nearest name."""
+    known = methods()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        listing = ", ".join(f"`{n}`" for n in known)
+        raise RequestError(
+            f"there is no method `{display(name)}`",
+            hint=f"did you mean `{close[0]}`?" if close else f"the methods are {listing}",
+        )
+    return known[name]
+
+
+def _shown(option: inspect.Parameter) -> str:
+    if option.default is None:
+        return "…"
+    return str(option.default).lower() if isinstance(option.default, bool) else str(option.default)
+
+
+def _converted(method_name: str, option: str, value: Any, annotation: Any) -> Any:
+    wanted = set(getattr(annotation, "__args__", (annotation,))) - {type(None)}
+    if bool in wanted and isinstance(value, bool):
+        return value
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        if int in wanted and float(value).is_integer():
+            return int(value)
+        if float in wanted:
+            return float(value)
+    if str in wanted and isinstance(value, str):
+        return value
+    names = " or ".join(sorted(kind.__name__ for kind in wanted))
+    raise RequestError(
+        f"option `{option}` of `{method_name}` has a wrong value",
+        found=display(value, 60),
+        expected=names,
+    )

@@ -1,0 +1,64 @@
+"""What PEFT's `add_weighted_adapter(combination_type="linear")` computes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from pemath.errors import KindMismatch
+from pemath.formats.floats import FLOAT_TYPES, Stored
+from pemath.kinds.ia3 import Ia3
+from pemath.kinds.lora import Lora
+from pemath.lowrank import LowRank, Part
+from pemath.methods._peft import loses, shipped_scale
+from pemath.methods._registry import Stack, method
+from pemath.methods.paper import equal_ranks, kept_rank
+
+_F32 = FLOAT_TYPES["F32"]
+
+
+@method(
+    space="factor",
+    source="PEFT 0.21.2, tuners/lora/model.py and tuners/ia3/model.py, add_weighted_adapter",
+    check=equal_ranks,
+    rank=kept_rank,
+)
+def peft_linear(stack: Stack) -> Any:
+    """PEFT's linear: √|c·s| on A and B, the sign on A; for (IA)³ the bare sum Σc·l. Not the sum.
+
+    Kept to show what existing merges are: equal A and weights (1, -1) give zero, (0.5, 0.5) give
+    twice the mean; a bias of B is dropped, rsLoRA comes out √r too large, and the first operand's
+    layers_to_transform and exclude_modules hold for all. Computed in float32, tensor for tensor.
+    """
+    first = stack.values[0]
+    if isinstance(first, Ia3):
+        total = np.zeros(math.prod(first.shape), np.float32)
+        for value, weight in zip(stack.values, stack.weights, strict=True):
+            total += value.vector().astype(np.float32) * np.float32(weight)
+        return Ia3(first.side, first.shape, ((1.0, Stored(total.reshape(first.shape), _F32)),))
+    if isinstance(first, Lora):
+        if loses(stack):
+            return first * 0.0
+        columns = zip(*(value.blocks for value in stack.values), strict=True)
+        scale = shipped_scale(stack, first.rank)
+        blocks = tuple(_linear(blocks, stack) for blocks in columns)
+        return Lora(first.geometry, tuple(block * scale for block in blocks))
+    raise KindMismatch("PEFT combines LoRA and (IA)³ only", where=f"site `{stack.site}`")
+
+
+def _linear(blocks: tuple[LowRank, ...], stack: Stack) -> LowRank:
+    a = np.zeros((blocks[0].rank, blocks[0].shape[1]), np.float32)
+    b = np.zeros((blocks[0].shape[0], blocks[0].rank), np.float32)
+    for block, weight in zip(blocks, stack.weights, strict=True):
+        part = (
+            block.parts[0]
+            if len(block.parts) == 1
+            else Part(Stored.of(block.a()), Stored.of(block.b()))
+        )
+        scaled = weight * part.scale
+        root = math.sqrt(abs(scaled))
+        a += np.float32(math.copysign(root, scaled)) * part.a.widen().astype(np.float32)
+        b += np.float32(root) * part.b.widen().astype(np.float32)
+    return LowRank(blocks[0].shape, (Part(Stored(a, _F32), Stored(b, _F32)),))

@@ -1,0 +1,127 @@
+"""docs/reference/ is current, and everything that can be named is in it.
+
+The second half looks at signatures, registries and classes by itself, not through the generator.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import pemath
+from pemath.cli import app
+from pemath.errors import PemathError
+from pemath.kinds import kinds
+from pemath.methods import methods
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REFERENCE = REPOSITORY / "docs" / "reference"
+VERBS = [name for name in app if not name.startswith("-")]
+WRITTEN = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+
+
+def generator() -> ModuleType:
+    path = REPOSITORY / "tools" / "make_reference.py"
+    spec = importlib.util.spec_from_file_location("make_reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def section(page: str, title: str) -> str:
+    """The part of a page under the heading `title`."""
+    text = (REFERENCE / page).read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found is not None, f"{page} has no section `{title}`"
+    return found[1]
+
+
+def errors(root: type[PemathError] = PemathError) -> Iterator[type[PemathError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from errors(child)
+
+
+def test_the_pages_are_current() -> None:
+    pages = generator().pages()
+    assert sorted(pages) == sorted(path.name for path in REFERENCE.iterdir())
+    for name, text in pages.items():
+        assert (REFERENCE / name).read_text(encoding="utf-8") == text, (
+            f"docs/reference/{name} is not current: run python tools/make_reference.py"
+        )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_and_flag_is_documented(verb: str) -> None:
+    function = getattr(importlib.import_module(f"pemath.cli.{verb}"), verb)
+    text = section("commands.md", f"pemath {verb}")
+    for name, parameter in inspect.signature(function).parameters.items():
+        flag = parameter.kind is parameter.KEYWORD_ONLY
+        shown = f"--{name.replace('_', '-')}" if flag else name.upper()
+        row = re.search(rf"^\| `{shown}`[^|]*\|[^|]*\| (.+) \|$", text, re.MULTILINE)
+        assert row is not None, shown
+        assert len(row[1]) > 5, shown
+    assert f"```text\npemath {verb}" in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_used_in_an_example_that_runs(verb: str) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in WRITTEN]
+    blocks = [b for text in texts for b in re.findall(r"```console\n(.*?)```", text, re.DOTALL)]
+    assert any(re.search(rf"^\$ pemath {verb}\b", block, re.MULTILINE) for block in blocks)
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_and_option_is_documented(name: str) -> None:
+    text = section("methods.md", name)
+    for option in ("weights", *methods()[name].options):
+        assert f"| `{option}` |" in text
+    assert methods()[name].signature() in text
+    assert "Source: " in text
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_every_kind_is_documented(name: str) -> None:
+    text = section("kinds.md", name)
+    folders = kinds()[name].folders
+    for peft_type in folders.peft_types if folders else ():
+        assert f"`{peft_type}`" in text
+
+
+def test_every_error_class_is_documented() -> None:
+    for module in pkgutil.walk_packages(pemath.__path__, "pemath."):
+        if not module.name.startswith(("pemath.lab", "pemath.__main__")):
+            importlib.import_module(module.name)
+    text = (REFERENCE / "errors.md").read_text(encoding="utf-8")
+    for known in errors():
+        row = f"| `{known.__name__}` | `{known.code}` | {known.exit_code} |"
+        assert row in text, f"{known.__name__} is not in docs/reference/errors.md"
+
+
+def test_every_error_code_is_given_once() -> None:
+    codes = [known.code for known in errors()]
+    assert len(set(codes)) == len(codes)
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            file, _, anchor = target.partition("#")
+            found = (path.parent / file) if file else path
+            assert found.exists(), f"{path.name}: {target}"
+            if anchor:
+                titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+                assert anchor in anchors, f"{path.name}: {target}"
