@@ -4,7 +4,8 @@ PemathError
 ├── Bug                     exit 1   pemath itself failed
 ├── UsageError              exit 2   the request itself is wrong
 │   ├── ExpressionError              the expression does not parse (with a caret)
-│   └── RequestError                 an option has a bad value or contradicts another
+│   ├── RequestError                 an option has a bad value or contradicts another
+│   └── MissingExtra                 an optional part is not installed
 ├── InputError              exit 3   a file is refused
 │   ├── FileFormatError              not a well-formed safetensors file (TruncatedFile,
 │   │                                BadHeader, DuplicateTensor, BadOffsets, BadShape,
@@ -20,8 +21,7 @@ PemathError
 │   ├── KindMismatch, ShapeMismatch, RankMismatch, BaseMismatch, HeadChoiceNeeded
 │   ├── OutOfRange                   values that the stored dtype cannot hold
 │   └── ErrorTooLarge                no result within --max-error
-├── StorageError            exit 5   reading or writing failed (ReferenceNotFound, OutputExists)
-└── MissingExtra            exit 2   an optional part is not installed
+└── StorageError            exit 5   reading or writing failed (ReferenceNotFound, OutputExists)
 
 Every message says what is wrong, where, what was found and expected, and what to do.
 """
@@ -122,7 +122,9 @@ class ExpressionError(UsageError):
     def text(self) -> str:
         """The message, with the expression and a caret."""
         start = max(0, self.position - 60)
-        line = self.expression_text[start : start + 120].replace("\n", " ").replace("\t", " ")
+        line = "".join(
+            c if c.isprintable() else " " for c in self.expression_text[start : start + 120]
+        )
         caret = " " * (self.position - start) + "^"
         lines = [self.what.rstrip(".") + ":", f"    {line}", f"    {caret}"]
         if self.hint:

@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pemath.formats.floats import Array, Stored
+from pemath.formats.floats import Array, Stored, stack
 
 Mask = NDArray[np.bool_]
 
@@ -28,7 +29,9 @@ _GRAM_DISTANCE = 1e-3
 # A sum this much smaller than its terms is measured by QR: the Gram error is eps * ratio**2.
 _GRAM_CANCELLATION = 30.0
 # A squared difference below this share of the squared norms has lost half of its digits.
-_SAFE_DIFFERENCE = 1e-8
+_SAFE_SHARE = 1e-8
+# The same where float32 products are good enough: then 1e-7 is left of them.
+_QUICK_SHARE = 0.05
 # Directions that together weigh less than this, relative to the whole, count as redundant: half
 # the roundoff of float32.
 LOSSLESS = 3e-8
@@ -83,6 +86,14 @@ class LowRank:
         columns = [part.b.widen() * part.scale for part in self.parts]
         return np.concatenate([np.empty((self.shape[0], 0)), *columns], axis=1)
 
+    def joined(self) -> Part:
+        """The same matrix as one part; itself if it is one."""
+        return (
+            self.parts[0]
+            if len(self.parts) == 1
+            else Part(Stored.of(self.a()), Stored.of(self.b()))
+        )
+
     def dense(self) -> Array:
         """The matrix itself, [out, in] in float64."""
         return self.b() @ self.a()
@@ -104,45 +115,81 @@ class LowRank:
 
     @cached_property
     def grams(self) -> Grams:
-        """Gram matrices of the stacked factors, without the scales."""
-        return Grams(
-            _gram(self.shape[1], self.rank, self.columns_of_a),
-            _gram(self.shape[0], self.rank, self.rows_of_b),
-            self.term_scales(),
-        )
+        """Gram matrices of the stacked factors, without the scales, in float64."""
+        return self._grams(np.float64)
+
+    @cached_property
+    def quick_grams(self) -> Grams | None:
+        """The same from float32 products, to about 1e-7 of its diagonal, at half the cost.
+
+        None where float32 could not hold the factors or their squares.
+        """
+        if any(stored.kind.code == "F64" for part in self.parts for stored in (part.a, part.b)):
+            return None
+        grams = self._grams(np.float32)
+        return grams if grams.is_ample() else None
 
     def norm(self) -> float:
-        """Frobenius norm, to about 1e-12 of its value, also where the parts nearly cancel."""
-        if not self.parts:
-            return 0.0
+        """Frobenius norm, also where the parts nearly cancel: to about 1e-7 of its value, and to
+        1e-12 for float64 factors. NaN if a factor is not finite.
+        """
+        quick = None if "grams" in self.__dict__ else self.quick_grams
+        if quick is not None:
+            weighted = quick.weighted()
+            squared = float(weighted.sum())
+            if squared > _QUICK_SHARE * float(np.trace(weighted)):
+                return math.sqrt(squared)
+        return self.norm_in_float64()
+
+    def distance(self, other: LowRank) -> float:
+        """Frobenius norm of the difference, as accurate as `norm` where it is small too."""
+        return self.gap(other)[0]
+
+    def gap(self, exact: LowRank) -> tuple[float, float]:
+        """The distance to `exact`, and the norm of `exact`, measured together.
+
+        Where both have the same A (the objects), the B are subtracted first; where they have the
+        same B too, nothing is read and the norm is NaN.
+        """
+        pairs = list(zip(self.parts, exact.parts, strict=False))
+        if len(self.parts) == len(exact.parts) and all(x.a is y.a for x, y in pairs):
+            if all(x.b is y.b and x.scale == y.scale for x, y in pairs):
+                return 0.0, math.nan
+            residual = _gram(
+                self.shape[0], self.rank, lambda start, stop: self._residual(exact, start, stop)
+            )
+            gram_a = (exact.quick_grams or exact.grams).a
+            return math.sqrt(max(float((residual * gram_a).sum()), 0.0)), exact.norm()
+        both = self + -exact
+        if both.quick_grams is not None:
+            weighted = both.quick_grams.weighted()
+            own, other = weighted[: self.rank, : self.rank], weighted[self.rank :, self.rank :]
+            difference, size, norm = (float(block.sum()) for block in (weighted, own, other))
+            if difference > _QUICK_SHARE * (size + norm) and norm > _QUICK_SHARE * np.trace(other):
+                return math.sqrt(difference), math.sqrt(norm)
+        squared = float(self.grams.weighted().sum() + exact.grams.weighted().sum())
+        difference = squared - 2 * inner(self, exact)
+        if difference > _SAFE_SHARE * squared:
+            return math.sqrt(difference), exact.norm()
+        return both.simplified().norm_in_float64(), exact.norm()
+
+    def norm_in_float64(self) -> float:
+        """Frobenius norm to about 1e-12 of its value, whatever the factors' type."""
         weighted = self.grams.weighted()
         squared = float(weighted.sum())
         if not math.isfinite(squared):
             return math.nan
-        largest = float(np.diagonal(weighted).sum())
+        largest = float(np.trace(weighted))
         if squared * _GRAM_CANCELLATION**2 > largest or largest == 0.0:
             return math.sqrt(max(squared, 0.0))
         return float(np.linalg.norm(self._core_by_qr()[0]))
 
-    def distance(self, other: LowRank) -> float:
-        """Frobenius norm of the difference, with all its digits also where it is small.
-
-        Where both have the same A (the objects), the B are subtracted first; where they have the
-        same B too, nothing is read.
-        """
-        pairs = list(zip(self.parts, other.parts, strict=False))
-        if len(self.parts) == len(other.parts) and all(x.a is y.a for x, y in pairs):
-            if all(x.b is y.b and x.scale == y.scale for x, y in pairs):
-                return 0.0
-            gram = _gram(
-                self.shape[0], self.rank, lambda start, stop: self._residual(other, start, stop)
-            )
-            return math.sqrt(max(float((gram * other.grams.a).sum()), 0.0))
-        squared = self.norm() ** 2 + other.norm() ** 2
-        difference = squared - 2 * inner(self, other)
-        if difference > _SAFE_DIFFERENCE * squared:
-            return math.sqrt(difference)
-        return (self + -other).simplified().norm()
+    def _grams(self, dtype: type[np.floating[Any]]) -> Grams:
+        return Grams(
+            _gram(self.shape[1], self.rank, lambda i, j: self.columns_of_a(i, j, dtype)),
+            _gram(self.shape[0], self.rank, lambda i, j: self.rows_of_b(i, j, dtype)),
+            self.term_scales(),
+        )
 
     def decomposed(self) -> Decomposition:
         """The singular value decomposition, from the factors."""
@@ -207,22 +254,13 @@ class LowRank:
             [p.rank for p in self.parts],
         )
 
-    def rows_of_b(self, start: int, stop: int) -> Array:
+    def rows_of_b(self, start: int, stop: int, dtype: type[Any] = np.float64) -> Array:
         """Rows start:stop of the stacked B, unscaled, [stop - start, rank]."""
-        rows, column = np.empty((stop - start, self.rank)), 0
-        for part in self.parts:
-            part.b[start:stop].widen(rows[:, column : column + part.rank])
-            column += part.rank
-        return rows
+        return stack([part.b[start:stop] for part in self.parts], 1, dtype)
 
-    def columns_of_a(self, start: int, stop: int) -> Array:
+    def columns_of_a(self, start: int, stop: int, dtype: type[Any] = np.float64) -> Array:
         """Columns start:stop of the stacked A, transposed to [stop - start, rank]."""
-        columns, row = np.empty((self.rank, stop - start)), 0
-        for part in self.parts:
-            part.a[:, start:stop].widen(columns[row : row + part.rank])
-            row += part.rank
-        transposed: Array = columns.T
-        return transposed
+        return stack([part.a[:, start:stop] for part in self.parts], 0, dtype).T
 
     def _residual(self, other: LowRank, start: int, stop: int) -> Array:
         """Rows of scale * B, less those of `other`."""
@@ -250,6 +288,11 @@ class Grams:
     def lengths(self) -> tuple[Array, Array]:
         """Lengths of the rows of A and of the columns of B."""
         return np.sqrt(np.diagonal(self.a)), np.sqrt(np.diagonal(self.b))
+
+    def is_ample(self) -> bool:
+        """Whether all squared lengths are far from where float32 underflows or overflows."""
+        squares = np.concatenate([np.diagonal(self.a), np.diagonal(self.b)])
+        return bool(((squares > 1e-25) & (squares < 1e30)).all())
 
     def usable(self) -> Mask:
         """Which rank-one terms are not zero."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unicodedata import category
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+# Control and format characters (among them all that change the direction), surrogates, separators.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def display(text: object, width: int = 120) -> str:
-    """`text` with control and direction characters escaped, cut to `width` characters."""
-    shown = _CONTROL.sub(lambda match: f"\\u{ord(match.group()):04x}", str(text))
-    shown = shown.encode("utf-8", "backslashreplace").decode("utf-8")
+    """`text` with control, format and direction characters escaped, cut to `width` characters."""
+    shown = str(text)[: width + 1]
+    if not shown.isprintable():
+        shown = "".join(f"\\u{ord(c):04x}" if category(c) in _UNSEEN else c for c in shown)
     return shown if len(shown) <= width else shown[: width - 1] + "…"
 
 
 def is_plain(text: str) -> bool:
-    """Whether `text` is printable: no control, direction or surrogate characters."""
-    return _CONTROL.search(text) is None and all(not 0xD800 <= ord(c) < 0xE000 for c in text)
+    """Whether all of `text` can be seen: no control, format, direction or surrogate characters."""
+    return text.isprintable() or not any(category(c) in _UNSEEN for c in text)
 
 
 def stays_inside(part: str) -> bool:

@@ -61,6 +61,16 @@ def resolve_locally(reference: str) -> Resolved | None:
 
     Raises: ReferenceNotFound for an unknown example or subfolder.
     """
+    try:
+        return _locally(reference)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ReferenceNotFound(
+            f"`{display(reference)}` cannot be looked at: "
+            f"{display(getattr(error, 'strerror', None) or error)}"
+        ) from None
+
+
+def _locally(reference: str) -> Resolved | None:
     if not reference or "\0" in reference:
         raise ReferenceNotFound(f"`{display(reference)}` is not a reference")
     if reference.startswith(_EXAMPLE):
@@ -95,9 +105,13 @@ def _download(reference: str, match: re.Match[str]) -> Resolved:
     import huggingface_hub  # 0.3 s, and only needed here
 
     repo, revision, subfolder = match["repo"], match["revision"], match["subfolder"]
-    if subfolder and not stays_inside(subfolder):
+    if subfolder and (not stays_inside(subfolder) or re.search(r"[*?\[]", subfolder)):
         raise ReferenceNotFound(
             "a subfolder must stay inside its repository", where=display(reference)
+        )
+    if revision and not stays_inside(revision):
+        raise ReferenceNotFound(
+            "a revision is a branch, a tag or a commit", where=display(reference)
         )
     prefix = f"{subfolder}/" if subfolder else ""
     try:

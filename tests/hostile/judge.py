@@ -22,28 +22,35 @@ class TooSlow(BaseException):
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Stop the block with TooSlow when its time is over; also inside a regular expression."""
+def within(seconds: float, waiting: float = 60.0) -> Iterator[None]:
+    """Stop the block with TooSlow after so many seconds of work (also inside a regular expression),
+    or of waiting: a busy machine is no failure.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TooSlow(f"not done after {seconds} s")
+        raise TooSlow(f"not done after {seconds} s of work or {waiting} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = {signal.SIGPROF: signal.ITIMER_PROF, signal.SIGALRM: signal.ITIMER_REAL}
+    before = {number: signal.signal(number, stop) for number in timers}
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, waiting)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, timer in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
-def outcome(call: Callable[[], Any], seconds: float = 5.0) -> PemathError | None:
+def outcome(
+    call: Callable[[], Any], seconds: float = 5.0, waiting: float = 60.0
+) -> PemathError | None:
     """The error of pemath that `call` raises, or None if it succeeds. Anything else is passed on.
 
     Nothing but the error may be told: no warning either.
     """
     found = None
-    with warnings.catch_warnings(record=True) as told, within(seconds):
+    with warnings.catch_warnings(record=True) as told, within(seconds, waiting):
         warnings.simplefilter("always")
         try:
             call()

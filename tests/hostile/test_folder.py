@@ -101,7 +101,7 @@ def test_irregular_files_given_to_a_reader(
     """A path that was a file a moment ago: the readers themselves must neither wait nor fill memory."""
     path = tmp_path / "file"
     make(path)
-    assert isinstance(outcome(lambda: read(path), seconds=3), InputError | StorageError)
+    assert isinstance(outcome(lambda: read(path), waiting=3), InputError | StorageError)
 
 
 @pytest.mark.parametrize("make", [endless, nothing, folder, dangling, loop])

@@ -11,6 +11,7 @@ import cyclopts
 import pemath
 from pemath.cli._output import show_error
 from pemath.errors import Bug, PemathError, UsageError
+from pemath.names import display
 
 # Verb: what it does, and an example.
 _VERBS = {
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except PemathError as error:
         _leave(error, words)
     except cyclopts.CycloptsError as error:
-        _leave(UsageError(str(error), hint="add --help to see the options"), words)
+        _leave(UsageError(display(error, 400), hint="add --help to see the options"), words)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)

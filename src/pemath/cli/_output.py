@@ -15,7 +15,7 @@ _PATIENCE = 0.7
 
 def show_json(value: Mapping[str, Any]) -> None:
     """One JSON object on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
 
 
 def show_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 from collections.abc import Mapping
@@ -112,7 +113,10 @@ def card_of(plan: Plan, certificate: Certificate, sources: Mapping[str, Mapping[
 def _front_matter(plan: Plan) -> list[str]:
     lines = []
     if plan.base_model and _HUB_NAME.fullmatch(plan.base_model):
-        lines += [f"base_model: {plan.base_model}", "base_model_relation: adapter"]
+        # Without a slash YAML could take the name for a number, a date or null.
+        plain = re.match(r"[A-Za-z][\w.-]*/", plan.base_model)
+        name = plan.base_model if plain else json.dumps(plan.base_model)
+        lines += [f"base_model: {name}", "base_model_relation: adapter"]
     return [*lines, "library_name: peft", "tags:", f"- {plan.kind.name}", "- pemath", "- merge"]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pemath.errors import OperandError, RequestError, ShapeMismatch
-from pemath.expression.linear import Atom, call_weights, normal_form
+from pemath.expression.linear import Atom, call_weights, normal_form, weight
 from pemath.expression.tree import Call, Expression, Operand, thaw, to_text
 from pemath.kinds import Adapter
 from pemath.methods import Method, Stack, named_method
@@ -80,7 +80,7 @@ class Evaluator:
             if not call.arguments:
                 raise RequestError(f"method `{call.method}` needs at least one operand")
             options = {n: thaw(v) for n, v in call.options if n != "weights"}
-            weights = [float(weight) for weight in call_weights(call)]
+            weights = [weight(number) for number in call_weights(call)]
             self._calls[call] = method, method.bind(options), weights
         return self._calls[call]
 
@@ -100,7 +100,7 @@ class Evaluator:
         """The arguments at `site`; an argument's own coefficient joins its weight."""
         _, _, weights = self.call(call)
         values, kept, names = [], [], []
-        for argument, weight in zip(call.arguments, weights, strict=True):
+        for argument, share in zip(call.arguments, weights, strict=True):
             form = self._form(argument)
             if len(form) == 1:
                 atom, coefficient = form[0]
@@ -110,7 +110,7 @@ class Evaluator:
                 value = self.value(argument, site)
             if value is not None:
                 values.append(value)
-                kept.append(weight * coefficient)
+                kept.append(share * coefficient)
                 names.append(to_text(argument))
         return Stack(site, values, kept, names, self._operands(call))
 
@@ -122,7 +122,7 @@ class Evaluator:
     def _form(self, expression: Expression) -> list[tuple[Atom, float]]:
         if expression not in self._forms:
             form = normal_form(expression)
-            self._forms[expression] = [(atom, float(number)) for atom, number in form.items()]
+            self._forms[expression] = [(atom, weight(number)) for atom, number in form.items()]
         return self._forms[expression]
 
 

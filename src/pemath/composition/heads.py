@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
-from pemath.errors import HeadChoiceNeeded, RequestError, ShapeMismatch
-from pemath.formats.floats import FLOAT_TYPES, Raw, common_type, narrow
+from pemath.errors import HeadChoiceNeeded, OutOfRange, RequestError, ShapeMismatch
+from pemath.formats.floats import FLOAT_TYPES, Raw, common_type, is_finite, narrow
 from pemath.formats.safetensors import Spec
 from pemath.kinds import Adapter
 from pemath.names import display, listing
@@ -52,7 +52,13 @@ class HeadPlan:
         kind = FLOAT_TYPES[self._dtype(name)]
         for start in range(0, flat[0][0].shape[0], _SLAB):
             terms = (stored[start : start + _SLAB].widen() * weight for stored, weight in flat)
-            yield start * kind.size, narrow(reduce(add, terms), kind)
+            raw = narrow(reduce(add, terms), kind)
+            if not is_finite(raw, kind):
+                raise OutOfRange(
+                    f"the average of head `{display(self.module)}` does not fit into {kind.name}",
+                    hint="drop the head, or take one operand's",
+                )
+            yield start * kind.size, raw
 
     def check_finite(self) -> None:
         """Raise NonFiniteValue if a source tensor of floats is not finite."""

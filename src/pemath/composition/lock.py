@@ -164,7 +164,7 @@ def _state(path: Path, digest: str) -> str:
 def _source_state(source: Mapping[str, Any]) -> str:
     try:
         found = resolve_locally(source["reference"])
-    except (PemathError, OSError, ValueError):
+    except (PemathError, OSError, ValueError, RuntimeError):
         found = None
     if found is None:
         return "not reachable"

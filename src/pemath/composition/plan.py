@@ -11,7 +11,7 @@ from pemath.composition.evaluate import Evaluator
 from pemath.composition.heads import HeadPlan, plan_heads
 from pemath.composition.request import ComposeRequest
 from pemath.errors import BaseMismatch, KindMismatch, OperandError, PemathError, RequestError
-from pemath.expression.linear import applied, linearised, normal_form
+from pemath.expression.linear import applied, linearised, normal_form, weight
 from pemath.expression.tree import Expression, Operand, occurrences
 from pemath.formats.floats import BY_NAME, FloatType, common_type
 from pemath.formats.peft import PeftFolder
@@ -87,7 +87,7 @@ def make_plan(request: ComposeRequest) -> Plan:
     _check_shared_fields(adapters, names)
     evaluator = Evaluator(adapters)
     exact = folders.unify(_exact_values(evaluator, expression, adapters))
-    weights = {atom: float(c) for atom, c in normal_form(linearised(expression)).items()}
+    weights = {atom: weight(c) for atom, c in normal_form(linearised(expression)).items()}
     heads, notes = plan_heads(
         [(names[op], adapter, weights.get(op, 0.0)) for op, adapter in adapters.items()],
         request.heads,
@@ -127,7 +127,12 @@ def _operand(operand: Operand) -> str:
 
 def operand_names(adapters: Mapping[Operand, Adapter]) -> dict[Operand, str]:
     """A name for each operand: what the expression calls it, else its reference."""
-    return {operand: operand.name or display(operand.reference, 60) for operand in adapters}
+    names: dict[Operand, str] = {}
+    for operand in adapters:
+        name = operand.name or display(operand.reference, 60)
+        same = sum(1 for taken in names.values() if taken.partition(" #")[0] == name)
+        names[operand] = f"{name} #{same + 1}" if same else name
+    return names
 
 
 def _common_kind(
@@ -150,7 +155,7 @@ def _common_kind(
 def _check_shared_fields(adapters: Mapping[Operand, Adapter], names: Mapping[Operand, str]) -> None:
     """Expert parameters are nested in an order that only equal `target_parameters` fix."""
     stated = {
-        names[op]: sorted(map(str, adapter.folder.config.get("target_parameters") or []))
+        names[op]: sorted(adapter.folder.names("target_parameters"))
         for op, adapter in adapters.items()
         if adapter.folder.config.get("target_parameters")
     }

@@ -218,13 +218,13 @@ def read_request(path: Path) -> dict[str, Any]:
 
     try:
         with open(path, "rb") as file:
-            text = file.read(LIMITS.config_bytes + 1)
-        if len(text) > LIMITS.config_bytes:
+            text = file.read(LIMITS.request_bytes + 1)
+        if len(text) > LIMITS.request_bytes:
             raise ConfigError("the file is too large", where=display(path))
         loaded = YAML(typ="safe", pure=True).load(text.decode("utf-8"))
     except OSError as error:
         raise StorageError(f"cannot read the file: {error.strerror}", where=display(path)) from None
-    except (UnicodeDecodeError, YAMLError, RecursionError, ValueError) as error:
+    except (YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).split("\n", 1)[0]

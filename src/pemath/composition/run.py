@@ -81,7 +81,7 @@ def run(
     out = Path(os.path.abspath(out))
     check_target(out, force=force)
     for operand, source in request.resolved.items():
-        if source.folder.resolve() == out.resolve():
+        if source.folder.resolve().is_relative_to(out.resolve()):
             raise RequestError(
                 f"the output is the folder of operand `{display(operand)}`",
                 hint="write to another folder",

@@ -38,7 +38,7 @@ def stream(plan: Plan, folder: Path, progress: Progress) -> Written:
 
     Raises: NonFiniteValue, ErrorTooLarge, OperandError, StorageError.
     """
-    with one_blas_thread():
+    with one_blas_thread(), np.errstate(all="ignore"):
         ranks = choose_ranks(plan, progress)
         specs = plan.folders.layout(plan.exact, ranks, plan.dtype)
         specs += [spec for head in plan.heads for spec in head.specs()]
@@ -52,15 +52,15 @@ def stream(plan: Plan, folder: Path, progress: Progress) -> Written:
             reports: dict[str, SiteReport] = {}
 
             def one(site: str) -> None:
-                # What overflows is refused by name, and needs no warning beside that.
-                with np.errstate(all="ignore"):
+                try:
                     stored, reports[site] = _site(plan, site, ranks[site])
+                except np.linalg.LinAlgError:  # NaN or infinity went into a decomposition
+                    refuse_non_finite(plan.adapters.values(), site)
                 for name, offset, data in stored.pieces:
                     writer.write(name, data, offset)
 
             def measure(site: str) -> None:
-                with np.errstate(all="ignore"):
-                    reports[site] = replace(reports[site], norm=_norm(plan, site))
+                reports[site] = replace(reports[site], norm=_norm(plan, site))
 
             room = footprint(plan, ranks)
             on_threads(one, plan.exact, what="composing", progress=progress, footprint=room)
@@ -78,8 +78,6 @@ def stream(plan: Plan, folder: Path, progress: Progress) -> Written:
 def _site(plan: Plan, site: str, rank: int) -> tuple[StoredSite, SiteReport]:
     """One site's bytes and its report; the norm is left out where the bytes are the exact sum."""
     exact = simplified(plan.exact[site])
-    if not exact.is_finite():
-        refuse_non_finite(plan.adapters.values(), site)
     value = exact if plan.is_linear else plan.value(site)
     if not isinstance(value, Lora):
         return _stored(plan, site, value, exact, rank)
@@ -98,7 +96,9 @@ def _stored(
     plan: Plan, site: str, value: Any, exact: Any, rank: int
 ) -> tuple[StoredSite, SiteReport]:
     stored = plan.folders.store(site, value, rank, plan.dtype)
-    deviation = stored.value.distance(exact)
+    deviation, norm = stored.value.gap(exact)
+    if not (math.isfinite(deviation) and math.isfinite(norm)) and not exact.is_finite():
+        refuse_non_finite(plan.adapters.values(), site)
     if not math.isfinite(deviation):
         raise OutOfRange(
             f"the result does not fit into {plan.dtype.name}",
@@ -106,7 +106,7 @@ def _stored(
             hint="choose a wider type with --dtype",
         )
     written = min(rank, value.rank) if isinstance(value, Lora) else 0
-    return stored, SiteReport(written, deviation, exact.norm() if deviation else None)
+    return stored, SiteReport(written, deviation, norm if math.isfinite(norm) else None)
 
 
 def _norm(plan: Plan, site: str) -> float:

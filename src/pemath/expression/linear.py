@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from pemath.errors import RequestError
-from pemath.expression.tree import Call, Expression, Operand, Scaled, Sum
+from pemath.expression.tree import Call, Expression, Operand, Scaled, Sum, exact_number
 
 Atom = Operand | Call
 
@@ -30,6 +30,11 @@ def normal_form(expression: Expression) -> dict[Atom, Fraction]:
             case _:
                 raise TypeError(type(node).__name__)
     return {atom: number for atom, number in coefficients.items() if number}
+
+
+def weight(number: Fraction) -> float:
+    """A coefficient as a number to compute with. Raises UsageError if it is out of range."""
+    return float(exact_number(number))
 
 
 def call_weights(call: Call) -> list[Fraction]:

@@ -8,24 +8,28 @@ call       = name "(" arguments ")"            option = name "=" value
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import add, mul, sub, truediv
 
 from pemath.errors import ExpressionError, UsageError
 from pemath.expression.tree import Call, Expression, Operand, Option, exact_number
 from pemath.limits import LIMITS
-from pemath.names import display
+from pemath.names import display, listing
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))"
-    r"|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<text>\"(?:[^\"\\]|\\.)*\"|'[^'\\]*')"
+    r"\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))"
+    r"|(?P<name>[^\W\d]\w*)"
+    r"|(?P<text>\"(?:[^\"\\]|\\.)*\"|'[^']*')"
     r"|(?P<sign>[-+*/()\[\],=]))"
 )
 _BINDING = {"+": 10, "-": 10, "*": 20, "/": 20}
 _UNARY = 30
+_ARITHMETIC = {"+": add, "-": sub, "*": mul, "/": truediv}
+_LONGEST_NUMBER = 100
 
 
 @dataclass(frozen=True)
@@ -75,23 +79,29 @@ class _Parser:
         self.depth = 0
 
     def _scan(self) -> list[_Token]:
-        tokens, position = [], 0
-        while self.text[position:].strip():
+        tokens: list[_Token] = []
+        position, end = 0, len(self.text.rstrip())
+        while position < end:
             match = _TOKEN.match(self.text, position)
             if match is None:
                 start = position + len(self.text[position:]) - len(self.text[position:].lstrip())
                 raise self._unreadable(start)
+            if len(tokens) >= LIMITS.expression_tokens:
+                raise self._at("the expression has too many parts", match.start())
             kind = str(match.lastgroup)
             tokens.append(_Token(kind, match[kind], match.start(kind)))
             position = match.end()
-        tokens.append(_Token("end", "", len(self.text.rstrip())))
+        tokens.append(_Token("end", "", end))
         return tokens
+
+    def _at(self, what: str, position: int) -> ExpressionError:
+        return ExpressionError(what, text=self.text, position=position)
 
     def _unreadable(self, start: int) -> ExpressionError:
         character = self.text[start]
         if character in "\"'":
             what, hint = "a quotation is not closed", "end it with the same quotation mark"
-        elif character.isdigit() or character == ".":
+        elif character.isdigit() or re.match(r"\.\d", self.text[start : start + 2]):
             what, hint = "this is not a number", "write numbers as 2, 0.5 or 1e-3"
         else:
             what = f"`{display(character)}` has no meaning in an expression"
@@ -175,17 +185,25 @@ class _Parser:
 
     def number(self, token: _Token) -> Fraction:
         try:
-            return exact_number(float(token.text)) and exact_number(Fraction(token.text))
+            if len(token.text) > _LONGEST_NUMBER:
+                raise UsageError("a number is too long", expected=f"{_LONGEST_NUMBER} characters")
+            size = float(token.text)
+            number = Fraction(token.text) if math.isfinite(size) and size else Fraction(0)
+            if size == 0 and re.search("[1-9]", re.split("[eE]", token.text)[0]):
+                raise UsageError("a coefficient is out of range")
+            exact_number(size)
+            return exact_number(number)
         except UsageError as error:
             raise self.error(error.what, token, error.expected) from None
 
     def operand(self, token: _Token) -> Operand:
         if token.text not in self.operands:
-            bound = ", ".join(f"`{name}`" for name in self.operands) or "none"
+            bound = listing(list(self.operands)) or "none"
             raise self.error(
-                f"`{token.text}` is not bound to an adapter",
+                f"`{display(token.text, 40)}` is not bound to an adapter",
                 token,
-                f"bind it as {token.text}=PATH, or quote a reference (bound now: {bound})",
+                f"bind it as {display(token.text, 40)}=PATH, or quote a reference "
+                f"(bound now: {bound})",
             )
         return Operand(self.operands[token.text], token.text)
 
@@ -195,10 +213,8 @@ class _Parser:
         numbers = isinstance(left, Fraction), isinstance(right, Fraction)
         try:
             match operator.text, *numbers:
-                case ("+", True, True):
-                    return left + right  # type: ignore[operator]
-                case ("-", True, True):
-                    return left - right  # type: ignore[operator]
+                case (_, True, True):
+                    return exact_number(_ARITHMETIC[operator.text](left, right))
                 case ("+", False, False):
                     return left + right  # type: ignore[operator]
                 case ("-", False, False):
@@ -226,7 +242,7 @@ class _Parser:
                 option = self.take()
                 self.next += 1
                 if option.text in options:
-                    raise self.error(f"option `{option.text}` is given twice", option)
+                    raise self.error(f"option `{display(option.text, 40)}` is given twice", option)
                 options[option.text] = self.option()
             else:
                 start = self.here
@@ -234,7 +250,7 @@ class _Parser:
                     raise self.error("operands come before options", start)
                 arguments.append(self.adapter(self.expression(0), start))
             if not self.sees(")"):
-                self.expect(",", f"or `)` in the call of `{name.text}`")
+                self.expect(",", f"or `)` in the call of `{display(name.text, 40)}`")
         self.next += 1
         return Call(name.text, tuple(arguments), tuple(sorted(options.items())))
 
@@ -242,19 +258,23 @@ class _Parser:
         token = self.here
         if token.text == "[":
             self.next += 1
+            self.depth += 1
+            if self.depth > LIMITS.expression_depth:
+                raise self.error("the expression is nested too deeply", token)
             items: list[Option] = []
             while not self.sees("]"):
                 items.append(self.option())
                 if not self.sees("]"):
                     self.expect(",", "or `]` in the list")
             self.next += 1
+            self.depth -= 1
             return tuple(items)
         if token.kind == "text":
             return self.unquote(self.take())
         if token.kind == "name":
             if token.text.lower() not in ("true", "false"):
                 raise self.error(
-                    f"`{token.text}` is not a value",
+                    f"`{display(token.text, 40)}` is not a value",
                     token,
                     "write numbers, true, false, or quoted text",
                 )

@@ -88,6 +88,10 @@ class Scaled(Expression):
 
     coefficient: Fraction
     term: Expression
+    depth: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", _deeper(self.term))
 
     __str__ = Expression.__str__
 
@@ -97,6 +101,10 @@ class Sum(Expression):
     """The sum of two or more terms."""
 
     terms: tuple[Expression, ...]
+    depth: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", _deeper(*self.terms))
 
     __str__ = Expression.__str__
 
@@ -108,8 +116,22 @@ class Call(Expression):
     method: str
     arguments: tuple[Expression, ...]
     options: tuple[tuple[str, Option], ...] = ()
+    depth: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", _deeper(*self.arguments))
 
     __str__ = Expression.__str__
+
+
+def _deeper(*parts: Expression) -> int:
+    """One more than the depth of the deepest part. Raises UsageError."""
+    depth = 1 + max((getattr(part, "depth", 0) for part in parts), default=0)
+    if depth > LIMITS.expression_depth:
+        raise UsageError(
+            "the expression is nested too deeply", expected=f"at most {LIMITS.expression_depth}"
+        )
+    return depth
 
 
 def adapter(reference: str) -> Operand:
@@ -133,7 +155,7 @@ def call(method: str, *arguments: Expression, **options: object) -> Call:
 def exact_number(value: Number) -> Fraction:
     """The number as its shortest decimal says it: 0.1 is one tenth.
 
-    Raises: UsageError if it is not finite or out of range.
+    Raises: UsageError if it is not finite, out of range, or a quotient of too many digits.
     """
     if isinstance(value, int | Fraction):
         number = Fraction(value)
@@ -141,11 +163,14 @@ def exact_number(value: Number) -> Fraction:
         number = Fraction(repr(float(value)))
     else:
         raise UsageError("a coefficient must be finite", found=float(value))
-    limit = LIMITS.number_magnitude
+    limit = Fraction(LIMITS.number_magnitude)
     if number and not 1 / limit <= abs(number) <= limit:
         raise UsageError(
-            "a coefficient is out of range", found=str(value), expected=f"{1 / limit} to {limit}"
+            "a coefficient is out of range",
+            expected=f"{1 / LIMITS.number_magnitude} to {LIMITS.number_magnitude}",
         )
+    if number.denominator.bit_length() > LIMITS.number_bits:
+        raise UsageError("a coefficient has too many digits", expected="a shorter number")
     return number
 
 

@@ -19,6 +19,19 @@ def check_target(target: Path, *, force: bool) -> None:
 
     Raises: OutputExists, StorageError (parent is missing or no folder).
     """
+    try:
+        _check_target(target, force=force)
+    except (OSError, ValueError) as error:  # a name that the system does not take
+        raise StorageError(
+            f"this cannot be the output: {display(getattr(error, 'strerror', None) or error)}",
+            where=display(target),
+        ) from None
+
+
+def _check_target(target: Path, *, force: bool) -> None:
+    if "\0" in str(target):
+        raise ValueError("a name cannot hold a null character")
+    os.fsencode(target)
     if not target.parent.is_dir():
         raise StorageError(
             "the output's parent folder does not exist",
@@ -37,12 +50,13 @@ def check_target(target: Path, *, force: bool) -> None:
         target.is_dir()
         and not target.is_symlink()
         and ((target / CONFIG).is_file() or not any(target.iterdir()))
+        and not any(item.is_dir() for item in target.iterdir())
     )
     if not replaceable:
         raise OutputExists(
             "--force replaces adapter folders only, and this is not one",
             where=display(target),
-            expected=f"a folder with {CONFIG}",
+            expected=f"a folder with {CONFIG} and no folders in it",
             hint="remove it yourself, or choose another folder",
         )
 
@@ -81,7 +95,7 @@ def _replace(staging: Path, target: Path) -> None:
     os.rename(target, aside)
     try:
         os.rename(staging, target)
-    except OSError:
+    except BaseException:
         os.rename(aside, target)
         raise
     shutil.rmtree(aside, ignore_errors=True)

@@ -6,7 +6,7 @@ ties to even by integer arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,15 +52,23 @@ def common_type(types: Iterable[FloatType]) -> FloatType:
     return FLOAT_TYPES["F64" if "F64" in codes else "F32"]
 
 
-def widen(raw: Raw, kind: FloatType, out: Array | None = None) -> Array:
-    """The stored values in float64, exactly; into `out` (of the same shape) if it is given."""
-    if kind.code == "BF16":
-        bits = raw.astype(np.uint32)
-        bits <<= 16
-        raw = bits.view(np.float32)
+def widen(raw: Raw, kind: FloatType, out: NDArray[Any] | None = None) -> Array:
+    """The stored values in float64, exactly; or in `out`, which may be float32 for all but float64.
+
+    `out` has the shape of `raw`.
+    """
     if out is None:
-        return raw.astype(np.float64)
-    np.copyto(out, raw)
+        out = np.empty(raw.shape, np.float64)
+    if kind.code != "BF16":
+        np.copyto(out, raw, casting="same_kind")
+    elif out.dtype == np.float32:
+        bits = out.view(np.uint32)
+        np.copyto(bits, raw)
+        np.left_shift(bits, 16, out=bits)
+    else:
+        wide = raw.astype(np.uint32)
+        wide <<= 16
+        np.copyto(out, wide.view(np.float32))
     return out
 
 
@@ -77,16 +85,61 @@ def narrow(values: NDArray[np.floating[Any]], kind: FloatType) -> Raw:
     with np.errstate(over="ignore"):
         if kind.code != "BF16":
             return values.astype(kind.carrier)
-        bits = values.astype(np.float32, order="C").view(np.uint32)
+        single = np.ascontiguousarray(values, np.float32)
+    bits = single.view(np.uint32)
     rounded = bits >> 16
     rounded &= 1
     rounded += 0x7FFF
     rounded += bits
     rounded >>= 16
     result = rounded.astype(np.uint16)
-    if np.isnan(values).any():
-        result[np.isnan(values)] = 0x7FC0
+    # The carry can turn NaN into a number. A sum of squares is the quickest look for one.
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.dot(single.reshape(-1), single.reshape(-1))
+    if not np.isfinite(squares):
+        result[np.isnan(single)] = 0x7FC0
     return result
+
+
+def stack(items: Sequence[Stored], axis: int, dtype: type[Any]) -> NDArray[Any]:
+    """Matrices side by side (axis 1) or below each other (axis 0), widened to `dtype`.
+
+    `dtype` is float64, or float32 if no item is stored as float64.
+    """
+    shape = list(items[0].shape)
+    shape[axis] = sum(item.shape[axis] for item in items)
+    all_bfloat16 = all(item.kind.code == "BF16" for item in items)
+    # bfloat16 is gathered first and shifted in one go.
+    result = np.empty(shape, np.uint32 if all_bfloat16 else dtype)
+    start = 0
+    for item in items:
+        stop = start + item.shape[axis]
+        into = result[start:stop] if axis == 0 else result[:, start:stop]
+        np.copyto(into, item.raw) if all_bfloat16 else item.widen(into)
+        start = stop
+    if not all_bfloat16:
+        return result
+    result <<= 16
+    single = result.view(np.float32)
+    return single if dtype == np.float32 else single.astype(np.float64)
+
+
+def weighted_sum(terms: Sequence[tuple[float, Stored]]) -> Stored:
+    """sum_i c_i x_i, in float32, or in float64 if any x_i is stored as float64."""
+    is_wide = any(stored.kind.code == "F64" for _, stored in terms)
+    kind = FLOAT_TYPES["F64" if is_wide else "F32"]
+    total: Array | None = None
+    for coefficient, stored in terms:
+        term = stored.widen(np.empty(stored.shape, kind.carrier))
+        if coefficient != 1.0:
+            term *= coefficient
+        if total is None:
+            total = term
+        else:
+            total += term
+    if total is None:
+        raise ValueError("there is nothing to sum")
+    return Stored(total, kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +159,7 @@ class Stored:
         """Shape of the array."""
         return self.raw.shape
 
-    def widen(self, out: Array | None = None) -> Array:
+    def widen(self, out: NDArray[np.floating[Any]] | None = None) -> Array:
         """The values in float64; into `out` if it is given."""
         return widen(self.raw, self.kind, out)
 

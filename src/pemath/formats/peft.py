@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pemath.errors import ConfigError, PickleRefused, ReferenceNotFound, StorageError
+from pemath.formats.files import open_regular
 from pemath.formats.safetensors import TensorFile
 from pemath.limits import LIMITS
 from pemath.names import display, listing
@@ -62,6 +64,17 @@ class PeftFolder:
             raise ReferenceNotFound(f"the folder has no {WEIGHTS}", where=display(path))
         return cls(path, config, TensorFile.open(weights_path))
 
+    def names(self, field: str) -> list[str]:
+        """A field that lists names of modules. Raises ConfigError if it is no list of text."""
+        value = self.config.get(field) or []
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise ConfigError(
+                f"`{field}` is not a list of names",
+                where=display(self.path / CONFIG),
+                found=display(value, 60),
+            )
+        return value
+
     @property
     def peft_type(self) -> str:
         """PEFT's name of the kind, upper case."""
@@ -85,7 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises: ConfigError, StorageError.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             text = file.read(LIMITS.config_bytes + 1)
     except OSError as error:
         raise StorageError(f"cannot read the file: {error.strerror}", where=display(path)) from None
@@ -96,7 +109,12 @@ def read_json(path: Path) -> dict[str, Any]:
             expected=f"at most {LIMITS.config_bytes} bytes",
         )
     try:
-        value = json.loads(text.decode("utf-8"))
+        value = json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_not_json,
+            parse_float=_finite,
+        )
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ConfigError(f"not valid JSON: {display(error)}", where=display(path)) from None
     if not isinstance(value, dict):
@@ -106,9 +124,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a field stands twice in one object")
+    return found
+
+
+def _not_json(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{display(text, 40)} is out of range")
+    return value
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object with sorted keys, two-space indent and a final newline."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 

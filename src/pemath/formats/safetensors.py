@@ -12,7 +12,6 @@ import json
 import math
 import mmap
 import os
-import stat
 import struct
 import threading
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from pemath.errors import (
     TruncatedFile,
     UnknownDtype,
 )
+from pemath.formats.files import open_regular
 from pemath.formats.floats import FLOAT_TYPES, FloatType, Raw, Stored, widen
 from pemath.limits import LIMITS
 from pemath.names import display, is_plain
@@ -76,10 +76,8 @@ class TensorFile:
         header can be wrong.
         """
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise StorageError("not a regular file", where=display(path))
                 size = status.st_size
                 prefix = file.read(8)
                 length = _header_length(path, prefix, size)
@@ -262,8 +260,12 @@ def _check_entry(path: Path, name: str, entry: Any, data_start: int, size: int) 
             found=display(shape, 80),
             expected=f"at most {LIMITS.dimensions} whole numbers >= 0",
         )
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        raise BadOffsets("data_offsets are not two whole numbers", where=where)
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or not all(_is_count(n) and n < 1 << 63 for n in offsets)
+    ):
+        raise BadOffsets("data_offsets are not two whole numbers below 2**63", where=where)
     start, stop = offsets
     nbytes = math.prod(shape) * _SIZES[dtype]
     if start > stop or stop - start != nbytes:
@@ -363,34 +365,43 @@ class TensorWriter:
     def close(self) -> str:
         """Flush to the disk; returns the file's SHA-256, which is computed meanwhile.
 
-        Raises: ValueError if a tensor was not written whole.
+        Raises: ValueError if a tensor was not written whole, OSError.
         """
         unwritten = [name for name, missing in self._missing.items() if missing]
         if unwritten:
             raise ValueError(f"tensors were not written: {unwritten[:3]}")
-        digest = hashlib.sha256()
-        hasher = threading.Thread(target=self._hash_into, args=(digest,))
-        hasher.start()
-        try:
-            os.fsync(self._file)
-        finally:
-            hasher.join()
-        self.abandon()
-        return digest.hexdigest()
+        errors: list[OSError] = []
 
-    def _hash_into(self, digest: Any) -> None:
-        buffer = memoryview(bytearray(1 << 20))
-        offset = 0
-        while offset < self.size:
-            read = os.preadv(self._file, [buffer], offset)
-            digest.update(buffer[:read])
-            offset += read
+        def flush() -> None:
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                errors.append(error)
+
+        flusher = threading.Thread(target=flush)
+        flusher.start()
+        try:
+            digest = self._sha256()
+        finally:
+            flusher.join()
+        if errors:
+            raise errors[0]
+        self.abandon()
+        return digest
 
     def abandon(self) -> None:
         """Close the file, whatever was written."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _sha256(self) -> str:
+        digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
+        position = 0
+        while read := os.preadv(self._file, [buffer], position):
+            digest.update(buffer[:read])
+            position += read
+        return digest.hexdigest()
 
     def _pwrite(self, data: bytes | memoryview, offset: int) -> None:
         view = memoryview(data)

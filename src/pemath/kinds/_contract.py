@@ -43,6 +43,11 @@ class Value(Protocol):
     def distance(self, other: Self, /) -> float:
         """Norm of the difference of two values, accurate also where it is small."""
 
+    def gap(self, exact: Self, /) -> tuple[float, float]:
+        """The distance to `exact` and the norm of `exact`, measured together; the norm may be NaN
+        where the distance is zero because both are the same.
+        """
+
     def describe(self) -> str:
         """The shape in a few characters, such as `768×768, rank 8`."""
 
@@ -175,7 +180,8 @@ def short_names(
         not isinstance(first, list)
         or not first
         or any(not isinstance(name, str) for name in first)
-        or any(sorted(map(str, c.get(field_name) or ())) != sorted(first) for c in configs)
+        or any(not isinstance(c.get(field_name), list) for c in configs)
+        or any(sorted(map(str, c[field_name])) != sorted(first) for c in configs)
         or any(config.get(name) for config in configs for name in narrowing)
     ):
         return None
@@ -214,7 +220,7 @@ def heads_of(folder: PeftFolder, leftovers: Sequence[str]) -> tuple[dict[str, He
     `M.modules_to_save[.name].p` and `M.p` are two spellings of one parameter, `M.original_module.p`
     is the base's own copy, and `X.bias` belongs to a head only if the config trains biases.
     """
-    wanted = [n for n in folder.config.get("modules_to_save") or [] if isinstance(n, str)]
+    wanted = folder.names("modules_to_save")
     biases = folder.config.get("bias") not in (None, "none")
     groups: dict[str, tuple[dict[str, str], str | None]] = {}
     unknown = []
@@ -228,7 +234,13 @@ def heads_of(folder: PeftFolder, leftovers: Sequence[str]) -> tuple[dict[str, He
         if module is None:
             unknown.append(tensor)
             continue
-        groups.setdefault(module, ({}, config_name))[0][f"{PREFIX}{module}.{parameter}"] = tensor
+        parameters, _ = groups.setdefault(module, ({}, config_name))
+        if f"{PREFIX}{module}.{parameter}" in parameters:
+            raise LayoutError(
+                f"head `{display(module)}` has two tensors `{display(parameter)}`",
+                where=display(folder.tensors.path),
+            )
+        parameters[f"{PREFIX}{module}.{parameter}"] = tensor
     heads = {m: Head(m, tensors, config_name) for m, (tensors, config_name) in groups.items()}
     return heads, unknown
 

@@ -16,6 +16,7 @@ from pemath.formats.floats import FloatType, Stored, common_type
 from pemath.formats.patterns import Patterns
 from pemath.formats.peft import PeftFolder, module_name
 from pemath.kinds._geometry import Geometry
+from pemath.limits import LIMITS
 from pemath.lowrank import LowRank, Part
 from pemath.names import display
 from pemath.references import CONFIG
@@ -89,9 +90,15 @@ def group_tensors(folder: PeftFolder) -> tuple[dict[str, SiteTensors], list[str]
             if not _IGNORED.fullmatch(name):
                 leftovers.append(tensor)
             continue
-        site = sites.setdefault(match["site"], SiteTensors())
-        site.embedding = site.embedding or match["embedding"] is not None
+        site = sites.setdefault(
+            match["site"], SiteTensors(embedding=match["embedding"] is not None)
+        )
         role = "bias" if match["leaf"] == "bias" else match["factor"]
+        if site.embedding != (match["embedding"] is not None) or (
+            role == "bias" and match["factor"] == "A"
+        ):
+            leftovers.append(tensor)
+            continue
         if role in site.names:
             raise LayoutError(
                 f"site `{display(match['site'])}` has two tensors {role}",
@@ -204,6 +211,13 @@ class Scales:
         if len(set(facts.values())) == 1:
             return facts[names[0]][0], names[0]
         levels = self._levels(module)
+        if max(len(names), len(levels)) > LIMITS.nested_parameters:
+            raise UnsupportedFeature(
+                f"`{display(module)}` has too many target_parameters to tell their order",
+                where=self._where,
+                found=len(names),
+                expected=f"at most {LIMITS.nested_parameters} with different ranks or alphas",
+            )
         fitting = [
             order
             for order in permutations(names, len(levels))

@@ -53,6 +53,10 @@ class FullDelta:
         """Frobenius norm of the difference."""
         return (self + other * -1.0).norm()
 
+    def gap(self, exact: FullDelta) -> tuple[float, float]:
+        """The distance to `exact`, and the norm of `exact`."""
+        return self.distance(exact), exact.norm()
+
     def describe(self) -> str:
         """Shape."""
         return "×".join(map(str, self.shape))

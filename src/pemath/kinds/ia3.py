@@ -100,6 +100,10 @@ class Ia3:
         """Euclidean norm of l - m."""
         return float(np.linalg.norm(self.deviation() - other.deviation()))
 
+    def gap(self, exact: Ia3) -> tuple[float, float]:
+        """The distance to `exact`, and the norm of `exact`."""
+        return self.distance(exact), exact.norm()
+
     def describe(self) -> str:
         """Length and side."""
         return f"{math.prod(self.shape)} {self.side}s"
@@ -172,12 +176,15 @@ def _tensor(site: str) -> str:
 
 
 def _side(folder: PeftFolder, site: str, shape: tuple[int, ...]) -> Side:
+    stated = folder.config.get("feedforward_modules")
     feedforward = names_match(
-        site, folder.config.get("feedforward_modules"), display(folder.path / "adapter_config.json")
+        site,
+        stated if isinstance(stated, str) else folder.names("feedforward_modules"),
+        display(folder.path / "adapter_config.json"),
     )
-    if len(shape) == 2 and shape != (1, 1) and 1 in shape:
+    if len(shape) == 2 and shape != (1, 1) and 1 in shape and 0 not in shape:
         return "output" if shape[1] == 1 else "input"
-    if shape == (1, 1) or (len(shape) in (4, 5) and math.prod(shape) == shape[1]):
+    if shape == (1, 1) or (len(shape) in (4, 5) and math.prod(shape) == shape[1] > 0):
         return "input" if feedforward else "output"
     raise LayoutError(
         f"site `{display(site)}` has an (IA)³ vector of an unknown shape",

@@ -106,12 +106,18 @@ class Lora:
 
     def distance(self, other: Lora) -> float:
         """Frobenius norm of the difference of weight and bias, from the factors."""
-        pairs = list(zip(self.blocks, other.blocks, strict=True))
-        if self.bias is not None and other.bias is not None:
-            pairs.append((self.bias, other.bias))
-        elif self.bias is not None or other.bias is not None:
-            return (self + other * -1.0).norm()
-        return math.hypot(*(x.distance(y) for x, y in pairs))
+        return self.gap(other)[0]
+
+    def gap(self, exact: Lora) -> tuple[float, float]:
+        """The distance to `exact` and the norm of `exact`, measured together; the norm is NaN where
+        a block is the same object in both.
+        """
+        pairs = list(zip(self.blocks, exact.blocks, strict=True))
+        if self.bias is not None or exact.bias is not None:
+            none = LowRank((self.geometry.outputs, 1))
+            pairs.append((self.bias or none, exact.bias or none))
+        distances, norms = zip(*(x.gap(y) for x, y in pairs), strict=True)
+        return math.hypot(*distances), math.hypot(*norms)
 
     def describe(self) -> str:
         """Shape of the base weight, and rank."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pemath.errors import PemathError, RankMismatch
-from pemath.formats.floats import Array, Stored
+from pemath.formats.floats import weighted_sum
 from pemath.kinds.lora import Lora
 from pemath.lowrank import LowRank, Part
 from pemath.methods._registry import Operands, Stack, method
@@ -53,9 +53,12 @@ def paper(stack: Stack, *, normalize: bool = False) -> Any:
     share = [abs(weight) / total if normalize else abs(weight) for weight in stack.weights]
 
     def merged(blocks: tuple[LowRank, ...]) -> LowRank:
-        a: Array = sum(c * block.a() for c, block in zip(share, blocks, strict=True))  # type: ignore[assignment]
-        b: Array = sum(c * block.b() for c, block in zip(stack.weights, blocks, strict=True))  # type: ignore[assignment]
-        return LowRank(blocks[0].shape, (Part(Stored.of(a), Stored.of(b)),))
+        parts = [block.joined() for block in blocks]
+        a = weighted_sum([(c, part.a) for c, part in zip(share, parts, strict=True)])
+        b = weighted_sum(
+            [(c * part.scale, part.b) for c, part in zip(stack.weights, parts, strict=True)]
+        )
+        return LowRank(blocks[0].shape, (Part(a, b),))
 
     first = stack.values[0]
     columns = zip(*(value.blocks for value in stack.values), strict=True)

@@ -52,11 +52,7 @@ def _linear(blocks: tuple[LowRank, ...], stack: Stack) -> LowRank:
     a = np.zeros((blocks[0].rank, blocks[0].shape[1]), np.float32)
     b = np.zeros((blocks[0].shape[0], blocks[0].rank), np.float32)
     for block, weight in zip(blocks, stack.weights, strict=True):
-        part = (
-            block.parts[0]
-            if len(block.parts) == 1
-            else Part(Stored.of(block.a()), Stored.of(block.b()))
-        )
+        part = block.joined()
         scaled = weight * part.scale
         root = math.sqrt(abs(scaled))
         a += np.float32(math.copysign(root, scaled)) * part.a.widen().astype(np.float32)
