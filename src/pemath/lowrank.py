@@ -30,7 +30,7 @@ _GRAM_DISTANCE = 1e-3
 _GRAM_CANCELLATION = 30.0
 # A squared difference below this share of the squared norms has lost half of its digits.
 _SAFE_SHARE = 1e-8
-# The same where float32 products are good enough: then 1e-7 is left of them.
+# The same where float32 products are good enough.
 _QUICK_SHARE = 0.05
 # Directions that together weigh less than this, relative to the whole, count as redundant: half
 # the roundoff of float32.
@@ -120,7 +120,7 @@ class LowRank:
 
     @cached_property
     def quick_grams(self) -> Grams | None:
-        """The same from float32 products, to about 1e-7 of its diagonal, at half the cost.
+        """The same from float32 products, to about 1e-6 of its diagonal, at half the cost.
 
         None where float32 could not hold the factors or their squares.
         """
@@ -130,7 +130,7 @@ class LowRank:
         return grams if grams.is_ample() else None
 
     def norm(self) -> float:
-        """Frobenius norm, also where the parts nearly cancel: to about 1e-7 of its value, and to
+        """Frobenius norm, also where the parts nearly cancel: to about 1e-6 of its value, and to
         1e-12 for float64 factors. NaN if a factor is not finite.
         """
         quick = None if "grams" in self.__dict__ else self.quick_grams
@@ -161,17 +161,19 @@ class LowRank:
             gram_a = (exact.quick_grams or exact.grams).a
             return math.sqrt(max(float((residual * gram_a).sum()), 0.0)), exact.norm()
         both = self + -exact
-        if both.quick_grams is not None:
-            weighted = both.quick_grams.weighted()
-            own, other = weighted[: self.rank, : self.rank], weighted[self.rank :, self.rank :]
-            difference, size, norm = (float(block.sum()) for block in (weighted, own, other))
-            if difference > _QUICK_SHARE * (size + norm) and norm > _QUICK_SHARE * np.trace(other):
-                return math.sqrt(difference), math.sqrt(norm)
-        squared = float(self.grams.weighted().sum() + exact.grams.weighted().sum())
-        difference = squared - 2 * inner(self, exact)
-        if difference > _SAFE_SHARE * squared:
-            return math.sqrt(difference), exact.norm()
-        return both.simplified().norm_in_float64(), exact.norm()
+        if "grams" in exact.__dict__:
+            squared = float(self.grams.weighted().sum() + exact.grams.weighted().sum())
+            difference = squared - 2 * inner(self, exact)
+            terms, norm = self.terms() + exact.terms(), exact.norm_in_float64()
+        else:
+            weighted = both.grams.weighted()
+            own = weighted[self.rank :, self.rank :]
+            difference, terms, squared = float(weighted.sum()), both.terms(), float(own.sum())
+            safe = squared * _GRAM_CANCELLATION**2 > float(np.trace(own))
+            norm = math.sqrt(squared) if safe else exact.norm_in_float64()
+        if difference > _SAFE_SHARE * terms:
+            return math.sqrt(difference), norm
+        return both.simplified().norm_in_float64(), norm
 
     def norm_in_float64(self) -> float:
         """Frobenius norm to about 1e-12 of its value, whatever the factors' type."""
@@ -182,7 +184,16 @@ class LowRank:
         largest = float(np.trace(weighted))
         if squared * _GRAM_CANCELLATION**2 > largest or largest == 0.0:
             return math.sqrt(max(squared, 0.0))
-        return float(np.linalg.norm(self._core_by_qr()[0]))
+        norm = float(np.linalg.norm(self._core_by_qr()[0]))
+        return norm if norm > self.rounding() else 0.0
+
+    def terms(self) -> float:
+        """Sum of the squared norms of the rank-one terms: what there was before anything cancels."""
+        return float(np.trace(self.grams.weighted()))
+
+    def rounding(self) -> float:
+        """What float64 leaves of terms that cancel: nothing this small is known."""
+        return 4 * self.rank * 2.0**-52 * math.sqrt(self.terms())
 
     def _grams(self, dtype: type[np.floating[Any]]) -> Grams:
         return Grams(
@@ -204,11 +215,12 @@ class LowRank:
 
     def is_redundant(self) -> bool:
         """Whether some factor row lies (almost) in the span of the others, or is zero."""
+        if self.rank == 0 or self.rank > min(self.shape):
+            return self.rank > 0
         usable = self.grams.usable()
         if not usable.all():
             return True
-        distance, factors = self.grams.cholesky(usable)
-        return factors is None or distance < _GRAM_DISTANCE**2
+        return self.grams.independence() < _GRAM_DISTANCE**2
 
     def _decomposed_by_gram(self, usable: Mask, factors: tuple[Array, Array]) -> Decomposition:
         lower_a, lower_b = factors
@@ -235,6 +247,7 @@ class LowRank:
     def _decomposed_by_qr(self) -> Decomposition:
         core, basis_b, basis_a = self._core_by_qr()
         left, values, right = np.linalg.svd(core, full_matrices=False)
+        values[values <= self.rounding()] = 0.0
         return Decomposition(
             values,
             lambda rank: basis_b @ (left[:, :rank] * np.sqrt(values[:rank])),
@@ -299,6 +312,16 @@ class Grams:
         length_a, length_b = self.lengths()
         usable: Mask = (length_a > 0) & (length_b > 0) & (self.scales != 0)
         return usable
+
+    def independence(self) -> float:
+        """The smallest singular value of either factor, its rows scaled to length one. Unlike a
+        pivot it is small for every singular matrix.
+        """
+        smallest = min(
+            float(np.linalg.eigvalsh(gram / np.outer(unit, unit))[0])
+            for gram, unit in zip((self.a, self.b), self.lengths(), strict=True)
+        )
+        return math.sqrt(max(smallest, 0.0))
 
     def cholesky(self, usable: Mask) -> tuple[float, tuple[Array, Array] | None]:
         """Cholesky factors of the Gram matrices with rows scaled to length one.

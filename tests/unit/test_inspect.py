@@ -61,9 +61,9 @@ def test_a_lora(tmp_path: Path) -> None:
     assert list(found.sites) == [QUERY, VALUE]
     for site, facts in found.sites.items():
         assert (facts.shape, facts.rank, facts.scale) == ("10×12", 4, 2.0)
-        assert facts.norm == pytest.approx(dense_norm(tensors, site, 2.0), rel=1e-12)
+        assert facts.norm == pytest.approx(dense_norm(tensors, site, 2.0), rel=1e-6)
     total = math.hypot(*(dense_norm(tensors, site, 2.0) for site in found.sites))
-    assert found.norm == pytest.approx(total, rel=1e-12)
+    assert found.norm == pytest.approx(total, rel=1e-6)
     assert (found.ranks, found.scales) == ([4], [2.0])
     assert found.dtypes == {"float32": 4}
     assert found.parameters == 2 * (4 * 12 + 10 * 4)
@@ -83,7 +83,7 @@ def test_patterns_and_rank_stabilised_scaling(tmp_path: Path) -> None:
 
     assert found.ranks == [4, 9]
     assert found.scales == pytest.approx([8 / 3, 4.0])
-    assert found.sites[VALUE].norm == pytest.approx(dense_norm(tensors, VALUE, 8 / 3), rel=1e-12)
+    assert found.sites[VALUE].norm == pytest.approx(dense_norm(tensors, VALUE, 8 / 3), rel=1e-6)
     assert any("rsLoRA" in note for note in found.notes)
     assert any("patterns" in note for note in found.notes)
     assert found.as_dict()["ranks"] == {"min": 4, "max": 9, "distinct": [4, 9]}
@@ -141,7 +141,7 @@ def test_an_adapter_that_cannot_be_composed_is_shown(
     (obstacle,) = found.obstacles
     assert isinstance(obstacle, UnsupportedFeature)
     assert word in obstacle.what
-    assert found.sites[QUERY].norm == pytest.approx(dense_norm(tensors, QUERY, 1.0), rel=1e-12)
+    assert found.sites[QUERY].norm == pytest.approx(dense_norm(tensors, QUERY, 1.0), rel=1e-6)
     assert found.as_dict()["obstacles"][0]["error"] == "unsupported-feature"
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from pemath.composition.plan import Plan
+import numpy as np
+
+from pemath.composition.plan import Plan, simplified
 from pemath.kinds import refuse_non_finite
 from pemath.kinds.lora import Lora
 from pemath.lowrank import LOSSLESS
@@ -71,20 +73,41 @@ def _needed_rank(plan: Plan, site: str) -> int:
             for b in value.blocks
         ]
     else:
-        budget = _truncation_budget(plan, plan.request.max_error)
-        ranks = [block.decomposed().rank_within(budget) for block in value.blocks]
+        ranks = [_rank_for_error(plan, site, value, plan.request.max_error)]
     needed: int = value.geometry.site_rank(max(ranks))
     return needed if plan.request.rank is None else min(needed, plan.request.rank)
 
 
-def _truncation_budget(plan: Plan, allowed: float) -> float:
-    """What --max-error leaves for truncation once rounding (at most 2u + u²) has its share; the two
-    errors are orthogonal up to second order.
+def _rank_for_error(plan: Plan, site: str, value: Lora, allowed: float) -> int:
+    """The smallest block rank that keeps the stored site within `allowed`.
 
-    Where rounding alone may take it all, nothing is truncated, and the certificate decides.
+    Rounding costs at most 2u + u², and is orthogonal to truncation up to second order. It mostly
+    costs less: the ranks between are stored and measured.
     """
-    rounding = (2 + plan.dtype.roundoff) * plan.dtype.roundoff
-    return max(math.sqrt(max(allowed**2 - rounding**2, 0.0)), LOSSLESS)
+    roundoff = plan.dtype.roundoff
+    rounding = (2 + roundoff) * roundoff
+    # Where rounding alone may take it all, nothing is truncated, and the certificate decides.
+    budget = max(math.sqrt(max(allowed**2 - rounding**2, 0.0)), LOSSLESS)
+    sufficient = _rank_within(value, budget)
+    exact = simplified(plan.exact[site])
+    for rank in range(_rank_within(value, max(allowed, LOSSLESS)), sufficient):
+        site_rank = value.geometry.site_rank(rank)
+        stored = plan.folders.store(site, value.recomposed(site_rank), site_rank, plan.dtype)
+        deviation, norm = stored.value.gap(exact)
+        if deviation <= allowed * norm:
+            return rank
+    return sufficient
+
+
+def _rank_within(value: Lora, error: float) -> int:
+    """The smallest rank of every block with which the whole site, bias included, is within `error`."""
+    spectra = [block.decomposed().values for block in value.blocks]
+    tails = np.zeros(max(map(len, spectra)) + 1)
+    for values in spectra:
+        tails[: len(values)] += np.cumsum(values[::-1] ** 2)[::-1]
+    bias = 0.0 if value.bias is None else value.bias.norm()
+    total = math.sqrt(tails[0] + bias**2)
+    return int(np.count_nonzero(np.sqrt(tails) > error * total))
 
 
 def _upper_rank(plan: Plan, site: str) -> int:

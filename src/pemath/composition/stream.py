@@ -14,11 +14,9 @@ from pemath.composition.certificate import Certificate, SiteReport
 from pemath.composition.plan import Plan, simplified
 from pemath.composition.ranks import choose_ranks, footprint
 from pemath.errors import ErrorTooLarge, OutOfRange
-from pemath.formats.floats import Stored
 from pemath.formats.safetensors import TensorWriter
 from pemath.kinds import StoredSite, refuse_non_finite
 from pemath.kinds.lora import Lora
-from pemath.lowrank import LOSSLESS, LowRank, Part
 from pemath.names import display
 from pemath.references import WEIGHTS
 from pemath.threads import Progress, on_threads, one_blas_thread
@@ -81,13 +79,13 @@ def _site(plan: Plan, site: str, rank: int) -> tuple[StoredSite, SiteReport]:
     value = exact if plan.is_linear else plan.value(site)
     if not isinstance(value, Lora):
         return _stored(plan, site, value, exact, rank)
-    compact = _truncated(value, rank)
+    compact = value.truncated(rank)
     best = _stored(plan, site, compact, exact, rank)
     # Rounding the parts of a sum that cancels costs more than rounding the sum itself, which costs
     # at most 2u + u².
     roundoff = plan.dtype.roundoff
     if plan.is_linear and compact is value and best[1].error > (2 + roundoff) * roundoff:
-        other = _stored(plan, site, _recomposed(value, rank), exact, rank)
+        other = _stored(plan, site, value.recomposed(rank), exact, rank)
         best = min(best, other, key=lambda found: found[1].deviation)
     return best
 
@@ -111,26 +109,6 @@ def _stored(
 
 def _norm(plan: Plan, site: str) -> float:
     return float(simplified(plan.exact[site]).norm())
-
-
-def _truncated(value: Lora, rank: int) -> Lora:
-    """The value with every block's rank at most what `rank` allows; itself if it fits."""
-    allowed = value.geometry.block_rank(rank)
-    if all(block.rank <= allowed for block in value.blocks):
-        return value
-    return _recomposed(value, rank)
-
-
-def _recomposed(value: Lora, rank: int) -> Lora:
-    """The best approximation of each block within `rank`, by its singular value decomposition."""
-    allowed = value.geometry.block_rank(rank)
-    blocks = []
-    for block in value.blocks:
-        found = block.decomposed()
-        kept = min(allowed, found.rank_within(LOSSLESS))
-        part = Part(Stored.of(found.factor_a(kept)), Stored.of(found.factor_b(kept)))
-        blocks.append(LowRank(block.shape, (part,) if kept else ()))
-    return Lora(value.geometry, tuple(blocks), value.bias)
 
 
 def _check_bound(plan: Plan, certificate: Certificate) -> None:

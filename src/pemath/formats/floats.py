@@ -60,7 +60,8 @@ def widen(raw: Raw, kind: FloatType, out: NDArray[Any] | None = None) -> Array:
     if out is None:
         out = np.empty(raw.shape, np.float64)
     if kind.code != "BF16":
-        np.copyto(out, raw, casting="same_kind")
+        with np.errstate(invalid="ignore"):
+            np.copyto(out, raw, casting="same_kind")
     elif out.dtype == np.float32:
         bits = out.view(np.uint32)
         np.copyto(bits, raw)
@@ -68,7 +69,8 @@ def widen(raw: Raw, kind: FloatType, out: NDArray[Any] | None = None) -> Array:
     else:
         wide = raw.astype(np.uint32)
         wide <<= 16
-        np.copyto(out, wide.view(np.float32))
+        with np.errstate(invalid="ignore"):  # a signalling NaN is one like any other
+            np.copyto(out, wide.view(np.float32))
     return out
 
 
@@ -85,8 +87,14 @@ def narrow(values: NDArray[np.floating[Any]], kind: FloatType) -> Raw:
     with np.errstate(over="ignore"):
         if kind.code != "BF16":
             return values.astype(kind.carrier)
-        single = np.ascontiguousarray(values, np.float32)
+        single = np.asarray(values, np.float32, order="C")
     bits = single.view(np.uint32)
+    if values.dtype != np.float32:
+        # Where float32 lies halfway, the digits that it has lost decide.
+        ties = (bits & 0xFFFF) == 0x8000
+        if ties.any():
+            lost = np.abs(values[ties]) - np.abs(single[ties].astype(np.float64))
+            bits[ties] += np.sign(lost).astype(np.int64).astype(np.uint32)
     rounded = bits >> 16
     rounded &= 1
     rounded += 0x7FFF
@@ -125,21 +133,17 @@ def stack(items: Sequence[Stored], axis: int, dtype: type[Any]) -> NDArray[Any]:
 
 
 def weighted_sum(terms: Sequence[tuple[float, Stored]]) -> Stored:
-    """sum_i c_i x_i, in float32, or in float64 if any x_i is stored as float64."""
-    is_wide = any(stored.kind.code == "F64" for _, stored in terms)
-    kind = FLOAT_TYPES["F64" if is_wide else "F32"]
-    total: Array | None = None
-    for coefficient, stored in terms:
-        term = stored.widen(np.empty(stored.shape, kind.carrier))
+    """sum_i c_i x_i over one or more terms, in float64."""
+    (coefficient, first), *rest = terms
+    total = first.widen()
+    if coefficient != 1.0:
+        total *= coefficient
+    for coefficient, stored in rest:
+        term = stored.widen()
         if coefficient != 1.0:
             term *= coefficient
-        if total is None:
-            total = term
-        else:
-            total += term
-    if total is None:
-        raise ValueError("there is nothing to sum")
-    return Stored(total, kind)
+        total += term
+    return Stored.of(total)
 
 
 @dataclass(frozen=True, eq=False)

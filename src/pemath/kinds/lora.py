@@ -31,7 +31,7 @@ from pemath.kinds._contract import (
 )
 from pemath.kinds._geometry import Geometry
 from pemath.kinds._registry import register
-from pemath.lowrank import LowRank, Part, inner
+from pemath.lowrank import LOSSLESS, LowRank, Part, inner
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,25 @@ class Lora:
         """The value with `change` applied to every block and to the bias."""
         bias = None if self.bias is None else change(self.bias)
         return Lora(self.geometry, tuple(change(block) for block in self.blocks), bias)
+
+    def truncated(self, rank: int) -> Lora:
+        """The value with a site rank of at most `rank`; itself if it fits."""
+        allowed = self.geometry.block_rank(rank)
+        fits = all(block.rank <= allowed for block in self.blocks)
+        return self if fits else self.recomposed(rank)
+
+    def recomposed(self, rank: int) -> Lora:
+        """The best approximation of each block within `rank`, by its singular value decomposition,
+        without what is redundant.
+        """
+        allowed = self.geometry.block_rank(rank)
+        blocks = []
+        for block in self.blocks:
+            found = block.decomposed()
+            kept = min(allowed, found.rank_within(LOSSLESS))
+            part = Part(Stored.of(found.factor_a(kept)), Stored.of(found.factor_b(kept)))
+            blocks.append(LowRank(block.shape, (part,) if kept else ()))
+        return Lora(self.geometry, tuple(blocks), self.bias)
 
     def products(self) -> tuple[LowRank, ...]:
         """Blocks and bias: all that the value consists of."""
