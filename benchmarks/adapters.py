@@ -58,13 +58,24 @@ def _llama(name: str, modules: dict[str, tuple[int, int]]) -> Shape:
 
 LLAMA_7B = _llama("llama-7b", ATTENTION | FEED_FORWARD)
 LLAMA_7B_ATTENTION = _llama("llama-7b-attention", ATTENTION)
-ROBERTA_BASE = Shape(
-    "roberta-base",
-    8,
-    {
-        f"encoder.layer.{i}.attention.self.{m}": (768, 768)
-        for i in range(12)
-        for m in ("query", "value")
+
+
+def _roberta(name: str, modules: dict[str, tuple[int, int]]) -> Shape:
+    return Shape(
+        name, 8, {f"encoder.layer.{i}.{m}": s for i in range(12) for m, s in modules.items()}
+    )
+
+
+ROBERTA_BASE = _roberta(
+    "roberta-base", {f"attention.self.{m}": (768, 768) for m in ("query", "value")}
+)
+ROBERTA_BASE_ALL = _roberta(
+    "roberta-base-all-linear",
+    {f"attention.self.{m}": (768, 768) for m in ("query", "key", "value")}
+    | {
+        "attention.output.dense": (768, 768),
+        "intermediate.dense": (3072, 768),
+        "output.dense": (768, 3072),
     },
 )
 

@@ -72,7 +72,8 @@ Written by `{command}` on {source.stem}; every repetition is in
 - *memory*: peak of everything resident but the pages of the mapped inputs; see
   [claims/memory.py](claims/memory.py). The kernel's high-water mark is `total` in the JSON file.
 - The inputs are generated ([adapters.py](adapters.py)): Llama-7B shape (32 layers, seven target
-  modules, rank 16) and RoBERTa-base shape (12 layers, query and value, rank 8).
+  modules, rank 16) and RoBERTa-base shape (12 layers, rank 8; all linear layers, or query and
+  value).
 
 ## Machine
 

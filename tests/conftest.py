@@ -1,9 +1,7 @@
-"""What every test shares: the environment of numeric libraries, hypothesis profiles, shared data."""
+"""What every test shares: the environment of numeric libraries, hypothesis profiles."""
 
 import os
-from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 # Read when numpy and torch are first imported, so before any test module is. Idle OpenMP threads
@@ -12,8 +10,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs the network is a bug
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A slow machine is no error: neither a deadline nor `too_slow`. The default suite draws the same
 # examples on every run of the CI, and new ones everywhere else.
@@ -28,12 +24,3 @@ settings.register_profile(
 settings.register_profile("laws", settings.get_profile("suite"), max_examples=20_000)
 settings.register_profile("quick", settings.get_profile("suite"), max_examples=50)
 settings.load_profile("suite")  # --hypothesis-profile=NAME overrules it
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real data sets that may lie beside the repository; skips where it does not."""
-    folder = REPOSITORY.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared/data beside the repository")
-    return folder

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import adapters, runner
-from benchmarks.runner import Figure, Job
+from .. import adapters, runner
+from ..runner import Figure, Job
 
 LIMIT = 20.0
 ROUTES = {"linear": ("--arithmetic", "paper"), "cat": ()}  # PEFT's method: ours for the same work

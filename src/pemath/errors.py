@@ -184,7 +184,7 @@ class DuplicateTensor(FileFormatError):
 
 
 class BadOffsets(FileFormatError):
-    """Offsets overlap, leave gaps, run out of the file or disagree with the shape."""
+    """Offsets overlap, leave gaps or bytes behind the last tensor, or disagree with the shape."""
 
     code = "bad-offsets"
 

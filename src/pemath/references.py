@@ -56,6 +56,15 @@ def resolve(reference: str) -> Resolved:
     return _download(reference, match)
 
 
+def pinned(reference: str, revision: str | None) -> str:
+    """A hub reference at a recorded commit; any other reference as it is."""
+    match = _REPOSITORY.fullmatch(reference)
+    if revision is None or match is None:
+        return reference
+    subfolder = f":{match['subfolder']}" if match["subfolder"] else ""
+    return f"{match['repo']}@{revision}{subfolder}"
+
+
 def resolve_locally(reference: str) -> Resolved | None:
     """The folder that `reference` names on this machine, or None if it names none here.
 
@@ -122,8 +131,8 @@ def _download(reference: str, match: re.Match[str]) -> Resolved:
         )
     except Exception as error:  # noqa: BLE001 - the hub's client raises many unrelated types
         raise ReferenceNotFound(
-            f"`{display(reference)}` is no local folder, and the hub did not give it: "
-            f"{display(error, 200)}",
+            f"there is no folder `{display(reference)}`, and no such repository on the hub "
+            f"({display(' '.join(str(error).split()), 160)})",
             hint="check the spelling; for a local adapter give its folder",
         ) from None
     commit = Path(root).name

@@ -118,3 +118,28 @@ def test_rebuild_spares_what_is_there(cli: Cli, here: Path, merged: Path) -> Non
     assert cli("rebuild", "merged", "--out", "a", "--force").code == 0
     done = cli("rebuild", "merged", "--out", "again", "--json")
     assert done.json["folder"] == str(here / "again")
+
+
+def test_rebuild_takes_a_hub_source_at_its_commit(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the repository has become since does not matter."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    at_commit, today = here / "snapshots" / commit, here / "snapshots" / "today"
+    shutil.copytree(here / "a", at_commit)
+    shutil.copytree(here / "b", today)
+    asked = []
+
+    def download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo, revision))
+        return str(at_commit if revision == commit or len(asked) == 1 else today)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert cli("compose", "2*a", "a=user/repo", "--heads", "drop", "--out", "first").code == 0
+    assert cli("rebuild", "first", "--out", "again").code == 0
+    assert asked == [("user/repo", None), ("user/repo", commit)]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(today))
+    done = cli("rebuild", "first", "--out", "other")
+    assert done.code == 3
+    assert "is not what it was" in done.err
+    assert not (here / "other").exists()

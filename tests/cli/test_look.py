@@ -1,5 +1,7 @@
 """`pemath inspect`, `compare`, `kinds`, `methods` and `demo`: what they say."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +131,7 @@ def test_demo_without_its_extra(cli: Cli, here: Path, monkeypatch: pytest.Monkey
     before = sorted(here.rglob("*"))
     done = cli("demo")
     assert (done.code, done.err) == (0, "")
-    for said in ("0.5*a + 0.5*b", "exact sum", "peft_linear", 'pip install "pemath[demo]"'):
+    for said in ("0.5*a + 0.5*b", "exact sum", "peft_linear", 'pip install torch "pemath[demo]"'):
         assert said in done.out
     assert sorted(here.rglob("*")) == before
 
@@ -148,3 +150,12 @@ def test_demo_as_json(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["certificate"]["error"] < 1e-6
     assert found["comparison"]["kind"] == "lora"
     assert not found["accuracy"]
+
+
+@pytest.mark.parametrize("verb", [["kinds"], ["methods"], ["compare", "a", "b", "--sites"]])
+def test_a_closed_pipe_is_no_error(here: Path, verb: list[str]) -> None:
+    command = f"{sys.executable} -m pemath {' '.join(verb)} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=here, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -40,7 +40,12 @@ def show_table(
         table.add_column(escape(column), justify="left" if position < text_columns else "right")
     for row in rows:
         table.add_row(*map(escape, row))
-    console = Console()
+
+    class Pipe(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # main ends quietly
+
+    console = Pipe()
     if not console.is_terminal:
         console.width = 160
     console.print(escape(title), style="bold", highlight=False, soft_wrap=True)

@@ -155,6 +155,8 @@ def show_composition(done: Composition, *, as_json: bool) -> None:
 
 
 def _show_plan(plan: Plan, target: Path | str | None, *, as_json: bool) -> None:
+    from pemath.composition.ranks import largest_rank
+
     sources = {
         plan.names[op]: {
             "reference": op.reference,
@@ -163,7 +165,7 @@ def _show_plan(plan: Plan, target: Path | str | None, *, as_json: bool) -> None:
         }
         for op, adapter in plan.adapters.items()
     }
-    rank = max((getattr(value, "rank", 0) for value in plan.exact.values()), default=0)
+    rank = largest_rank(plan)
     facts = {
         "expression": str(plan.expression),
         "operands": sources,
@@ -189,7 +191,7 @@ def _show_plan(plan: Plan, target: Path | str | None, *, as_json: bool) -> None:
                 for name, f in sources.items()
             ),
             *_what(plan),
-            ("rank", f"{plan.request.rank} (asked for)" if plan.request.rank else limit),
+            ("rank", limit),
             ("error", f"at most {percent(bound)} at every site" if bound is not None else ""),
             ("out", display(target) if target is not None else ""),
             *(("note", note) for note in plan.notes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +41,8 @@ def demo(
     json
         Print JSON.
     """
+    # Without it torch's idle threads take the cores from those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with TemporaryDirectory(prefix="pemath-") as scratch:
         exact = compose(_EXPRESSION, out or Path(scratch, "exact"), operands=_HALVES)
         paper = compose(_EXPRESSION, Path(scratch, "paper"), operands=_HALVES, arithmetic="paper")
@@ -54,14 +57,14 @@ def demo(
             return
         print("Two LoRAs, each trained on a skewed half of one task, become one:\n")
         show_composition(exact, as_json=False)
-        print()
+        print("" if out else "  (a temporary folder: --out FOLDER keeps it)\n")
         show_comparison(compare(*_HALVES.values()))
         print()
         if _can_measure():
             print("Measuring accuracy; the first time, torch takes a while to load.", flush=True)
             _show_accuracies(_accuracies(exact, paper))
         else:
-            print('Accuracy is not measured here: that needs pip install "pemath[demo]".')
+            print('Accuracy is not measured here: that needs pip install torch "pemath[demo]".')
     if out is not None:
         print(f"\nThe composed adapter is in {display(out)}.")
     print("\nTry it with your own: pemath compose '0.5*a + 0.5*b' a=FOLDER b=FOLDER --out merged")

@@ -57,7 +57,9 @@ class Certificate:
         return max(self.sites, key=lambda name: self.sites[name].error)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the lock file and `--json`; an infinite error is written as null."""
+        """For the lock file and `--json`. An infinite error is null, and so are norms where the
+        stored result is the exact sum everywhere: then none was needed.
+        """
         return {
             "error": _plain(self.error),
             "norm": self.norm,

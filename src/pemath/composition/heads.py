@@ -86,6 +86,12 @@ def plan_heads(
 
     `operands` are (name, adapter, weight). Raises: HeadChoiceNeeded, RequestError, ShapeMismatch.
     """
+    reserved = {"average", "drop"} & {name for name, _, _ in operands}
+    if reserved and any(adapter.heads for _, adapter, _ in operands):
+        raise RequestError(
+            f"an operand with heads cannot be called {listing(sorted(reserved))}",
+            hint="--heads average and --heads drop have meanings of their own",
+        )
     modules = list(dict.fromkeys(m for _, adapter, _ in operands for m in adapter.heads))
     names = [name for name, _, _ in operands]
     if choice not in (None, "average", "drop", *names):
@@ -123,7 +129,9 @@ def _plan(
     total = sum(weight for _, _, weight in having)
     is_bias = having[0][1].heads[module].is_bias
     if len(having) == 1 and (not is_bias or abs(total - 1) < 1e-9 or choice == "average"):
-        story = f"{shown} taken over from {having[0][0]}, the only operand that has it"
+        story = f"{shown} kept from {having[0][0]}"
+        if len(operands) > 1:
+            story = f"{shown} taken over from {having[0][0]}, the only operand that has it"
         return HeadPlan(module, having, story)
     _check_alike(module, having)
     if len(having) > 1 and _identical(module, having):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,10 @@ from pemath.composition.run import Composition, run
 from pemath.errors import ConfigError, PemathError, ReferenceNotFound, VerificationFailed
 from pemath.formats.peft import read_json
 from pemath.names import display
-from pemath.references import CONFIG, WEIGHTS, resolve_locally
+from pemath.references import CONFIG, WEIGHTS, pinned, resolve, resolve_locally
 from pemath.threads import Progress, silent
 
-_FIELDS = (
-    "expression", "operands", "arithmetic", "rank", "max_error", "dtype", "heads", "profile",
-    "base_model",
-)  # fmt: skip
+_FIELDS = {field.name for field in fields(ComposeRequest)}
 _FILES = (CONFIG, WEIGHTS, CARD)
 
 
@@ -78,14 +75,8 @@ def rebuild(
     `compose` raises.
     """
     lock = read_lock(Path(folder))
-    request = ComposeRequest(**lock["request"])
+    sources = {}
     for name, source in lock["sources"].items():
-        if _source_state(source) in ("changed", "missing"):
-            raise VerificationFailed(
-                f"source `{display(name)}` is not what it was",
-                where=display(source["reference"]),
-                hint="restore the adapter that the lock file names",
-            )
         if source.get("revision") is None and resolve_locally(source["reference"]) is None:
             raise ReferenceNotFound(
                 f"source `{display(name)}` is not found: there is no folder "
@@ -93,6 +84,15 @@ def rebuild(
                 where=display(folder),
                 hint="a relative path is found again only from the folder in which it was composed",
             )
+        found = resolve(pinned(source["reference"], source.get("revision")))
+        if _files_state(found.folder, source["files"]) != "ok":
+            raise VerificationFailed(
+                f"source `{display(name)}` is not what it was",
+                where=display(source["reference"]),
+                hint="restore the adapter that the lock file names",
+            )
+        sources[source["reference"]] = found
+    request = ComposeRequest(**lock["request"]).with_sources(sources)
     done = run(request, Path(out), force=force, progress=progress)
     for name in (WEIGHTS, CONFIG):
         if sha256(done.folder / name) != lock["outputs"].get(name):
@@ -110,6 +110,8 @@ def rebuild(
 def read_lock(folder: Path) -> dict[str, Any]:
     """The lock file of `folder`, its structure checked. Raises ConfigError, ReferenceNotFound."""
     path = folder / LOCK
+    if not folder.is_dir():
+        raise ReferenceNotFound("there is no such folder", where=display(folder))
     if not path.is_file():
         raise ReferenceNotFound(
             f"there is no {LOCK}",
@@ -129,7 +131,7 @@ def _problem(lock: Mapping[str, Any]) -> str | None:
     request: Any = lock.get("request")
     outputs: Any = lock.get("outputs")
     sources: Any = lock.get("sources")
-    if not isinstance(request, dict) or not set(request) <= set(_FIELDS):
+    if not isinstance(request, dict) or not set(request) <= _FIELDS:
         return "`request` has unknown fields"
     operands = request.get("operands", {})
     if not isinstance(request.get("expression"), str) or not _is_table(operands):
@@ -166,8 +168,13 @@ def _source_state(source: Mapping[str, Any]) -> str:
         found = resolve_locally(source["reference"])
     except (PemathError, OSError, ValueError, RuntimeError):
         found = None
-    if found is None:
-        return "not reachable"
-    states = [_state(found.folder / name, digest) for name, digest in source["files"].items()
-              if name in (CONFIG, WEIGHTS)]  # fmt: skip
+    return "not reachable" if found is None else _files_state(found.folder, source["files"])
+
+
+def _files_state(folder: Path, digests: Mapping[str, str]) -> str:
+    states = [
+        _state(folder / name, digest)
+        for name, digest in digests.items()
+        if name in (CONFIG, WEIGHTS)
+    ]
     return "ok" if all(state == "ok" for state in states) else "changed"

@@ -110,6 +110,14 @@ def _rank_within(value: Lora, error: float) -> int:
     return int(np.count_nonzero(np.sqrt(tails) > error * total))
 
 
+def largest_rank(plan: Plan) -> int:
+    """No site is written at more than this rank; 0 for a kind without ranks."""
+    if plan.kind.name != "lora":
+        return 0
+    largest = max(_upper_rank(plan, site) for site in plan.exact)
+    return min(largest, plan.request.rank or largest)
+
+
 def _upper_rank(plan: Plan, site: str) -> int:
     """No rank above this is ever needed: that of the expression, and the matrix's own size."""
     geometry = plan.exact[site].geometry

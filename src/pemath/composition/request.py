@@ -6,7 +6,7 @@ import difflib
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +108,18 @@ class ComposeRequest:
             except PemathError as error:
                 raise error.within(f"operand `{display(operand, 60)}`") from None
         return found
+
+    def with_sources(self, sources: Mapping[str, Resolved]) -> ComposeRequest:
+        """The same request with its references resolved already.
+
+        Raises: RequestError for a reference of the expression that `sources` lacks.
+        """
+        missing = [op.reference for op in operands(self.tree) if op.reference not in sources]
+        if missing:
+            raise RequestError(f"no source is recorded for {listing(missing)}")
+        other = replace(self)
+        vars(other)["resolved"] = {op: sources[op.reference] for op in operands(self.tree)}
+        return other
 
     def method(self) -> Call:
         """The arithmetic: a method with its options. Raises ExpressionError."""

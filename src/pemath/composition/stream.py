@@ -114,11 +114,15 @@ def _norm(plan: Plan, site: str) -> float:
 def _check_bound(plan: Plan, certificate: Certificate) -> None:
     bound = plan.request.max_error
     worst = certificate.sites[certificate.worst]
-    if bound is not None and worst.error > bound:
-        raise ErrorTooLarge(
-            f"the result stored in {plan.dtype.name} is further from the exact sum than allowed",
-            where=f"site `{display(certificate.worst)}`",
-            found=f"{100 * worst.error:.4g} %",
-            expected=f"at most {100 * bound:.4g} %",
-            hint="allow a larger error, use the exact arithmetic, or a wider --dtype",
-        )
+    if bound is None or worst.error <= bound:
+        return
+    cause, hint = f"the result stored in {plan.dtype.name}", "a wider --dtype"
+    if not plan.is_linear:
+        cause, hint = f"the result of `{display(plan.expression)}`", "the exact arithmetic"
+    raise ErrorTooLarge(
+        f"{cause} is further from the exact sum than allowed",
+        where=f"site `{display(certificate.worst)}`",
+        found=f"{100 * worst.error:.4g} %",
+        expected=f"at most {100 * bound:.4g} %",
+        hint=f"allow a larger error, or use {hint}",
+    )

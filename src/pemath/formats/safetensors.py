@@ -141,10 +141,6 @@ class TensorFile:
                     hint="the training run that wrote this adapter diverged; use an earlier checkpoint",
                 )
 
-    def sha256(self) -> str:
-        """SHA-256 of the whole file, hexadecimal."""
-        return hashlib.sha256(self._map).hexdigest()
-
 
 def _header_length(path: Path, prefix: bytes, size: int) -> int:
     if len(prefix) < 8:
