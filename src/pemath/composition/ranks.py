@@ -134,7 +134,8 @@ def footprint(plan: Plan, ranks: Mapping[str, int] | None = None) -> Callable[[s
             return 0
         rank = ranks[site] if ranks else value.rank
         outputs, inputs = value.geometry.outputs, math.prod(value.geometry.inputs)
-        grams = 6 * sum(block.rank**2 for block in value.blocks)
+        # Gram matrices, their factors, and a singular value decomposition with its work space.
+        grams = 16 * sum(block.rank**2 for block in value.blocks)
         return 8 * ((outputs + inputs) * rank * len(value.blocks) + grams)
 
     return bytes_of
