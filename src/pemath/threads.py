@@ -49,8 +49,9 @@ def on_threads(
 ) -> None:
     """Run `work` for every site on one thread per core; the first error stops all and is raised.
 
-    What overflows is refused by name later, so numpy does not warn of it. BLAS gets one thread: several sites side by side use the cores better than one site
-    cut in pieces. A site waits until its footprint in bytes fits beside those in flight.
+    BLAS gets one thread meanwhile: several sites side by side use the cores better than one site
+    cut in pieces. A site waits until its footprint in bytes fits beside those in flight. What
+    overflows is refused by name later, so numpy does not warn of it.
     """
     import numpy as np
 
