@@ -29,14 +29,16 @@ def one_blas_thread() -> AbstractContextManager[object]:
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed, for a process whose only work this is: the same buffers are
     taken again for every site, and giving their pages back costs a tenth of the whole time.
+
+    Only so much of it: the arrays of very large sites go back at once.
     """
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3
-        mallopt(trim_threshold, 256 << 20)
-        mallopt(mmap_threshold, 64 << 20)
+        mallopt(trim_threshold, 32 << 20)
+        mallopt(mmap_threshold, 6 << 20)
 
 
 def on_threads(

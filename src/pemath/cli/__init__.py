@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import cyclopts
 
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(words, result_action="return_value")
+        sys.stdout.flush()
     except PemathError as error:
         _leave(error, words)
     except cyclopts.CycloptsError as error:
@@ -69,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Nobody reads on. What is still buffered goes nowhere, or Python would complain at its end.
+        with open(os.devnull, "w") as nowhere, suppress(OSError, ValueError):
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - the last resort: say whose fault it is
         traceback.print_exc()
