@@ -102,7 +102,10 @@ class _Parser:
         if character in "\"'":
             what, hint = "a quotation is not closed", "end it with the same quotation mark"
         elif character.isdigit() or re.match(r"\.\d", self.text[start : start + 2]):
-            what, hint = "this is not a number", "write numbers as 2, 0.5 or 1e-3"
+            what, hint = (
+                "this is not a number",
+                "write numbers as 2, 0.5 or 1e-3, and products as 2*a",
+            )
         else:
             what = f"`{display(character)}` has no meaning in an expression"
             hint = (
