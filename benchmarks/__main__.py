@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from . import machine, report
-from .claims import copying, memory, peft_routes, peft_svd, start_up, truncation
+from .claims import copying, eleven_weights, memory, peft_routes, peft_svd, start_up, truncation
 from .runner import Figure, Measure
 
 CLAIMS: dict[str, Measure] = {
@@ -25,6 +25,7 @@ CLAIMS: dict[str, Measure] = {
     "peft-routes": peft_routes.measure,
     "peft-svd": peft_svd.measure,
     "memory": memory.measure,
+    "eleven-weights": eleven_weights.measure,
 }
 
 

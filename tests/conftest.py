@@ -1,7 +1,9 @@
 """What every test shares: the environment of numeric libraries, hypothesis profiles."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Read when numpy and torch are first imported, so before any test module is. Idle OpenMP threads
@@ -24,3 +26,13 @@ settings.register_profile(
 settings.register_profile("laws", settings.get_profile("suite"), max_examples=20_000)
 settings.register_profile("quick", settings.get_profile("suite"), max_examples=50)
 settings.load_profile("suite")  # --hypothesis-profile=NAME overrules it
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets that no package may carry, where this machine has it."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("PEMATH_SHARED_DATA", beside))
+    if not (folder / "glue").is_dir():
+        pytest.skip(f"no folder glue under {folder}: set PEMATH_SHARED_DATA to have these rows")
+    return folder

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cyclopts import App
+
 from pemath import errors
 from pemath.cli import app
 from pemath.kinds import kinds
@@ -27,6 +29,7 @@ SPACES = {
     "delta": "dense deltas",
     "core": "the joint low-rank basis",
 }
+NEEDS = {"gram": "the Gram matrices", "fisher": "the Fisher information"}
 EXIT_CODES = {
     0: "done",
     1: "a bug in pemath",
@@ -56,9 +59,18 @@ def page(title: str, blocks: Iterable[str]) -> str:
 # ------------------------------------------------------------------------------------- commands
 
 
-def verbs() -> list[str]:
-    """The verbs, in the order of their registration."""
-    return [name for name in app if not name.startswith("-")]
+def verbs(group: App = app, before: str = "") -> Iterator[tuple[str, App]]:
+    """The verbs with their apps, in the order of their registration; those of a group by both
+    names.
+    """
+    for name in group:
+        if name.startswith("-"):
+            continue
+        command = group[name]
+        if command.default_command is None:
+            yield from verbs(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def commands() -> Iterator[str]:
@@ -67,8 +79,7 @@ def commands() -> Iterator[str]:
         "Every verb takes `--help`; `pemath --version` prints the version and "
         "`pemath --install-completion` installs completion for bash, zsh, fish or PowerShell."
     )
-    for verb in verbs():
-        command = app[verb]
+    for verb, command in verbs():
         function = command.default_command
         yield f"## pemath {verb}"
         yield from paragraphs(function.__doc__)
@@ -130,7 +141,7 @@ def method_entries() -> Iterator[str]:
     yield (
         "Call a method inside an expression, `paper(a, b, weights=[0.5, 0.5])`, or let it compute "
         'a whole expression: `--arithmetic "paper(normalize=true)"`. `weights` is an option of all '
-        "methods: one number per operand, ones unless given. "
+        "methods: one number per operand. "
         "[The algebra](../algebra.md) has the formulas."
     )
     for method in methods().values():
@@ -139,11 +150,17 @@ def method_entries() -> Iterator[str]:
         yield from paragraphs(method.function.__doc__)
         yield table(("option", "value", "default"), list(option_rows(method)))
         yield f"Works on {SPACES[method.space]}. Source: {line(method.source)}."
+        if method.needs:
+            yield (
+                f"Needs {NEEDS[method.needs]} of every operand, measured by "
+                "[`pemath lab statistics`](commands.md#pemath-lab-statistics): statistics.safetensors "
+                "in the operand's folder, or `--statistics NAME=FILE`."
+            )
 
 
 def option_rows(method: Method) -> Iterator[tuple[str, str, str]]:
     """The options of a method, `weights` first."""
-    yield "`weights`", "list of numbers", "ones"
+    yield "`weights`", "list of numbers", "equal, with the sum 1" if method.needs else "ones"
     words = {bool: "true or false", int: "whole number", float: "number", str: "text"}
     for name, parameter in method.options.items():
         shown = " or ".join(words[kind] for kind in kinds_in(parameter.annotation))

@@ -19,6 +19,7 @@ PemathError
 │   └── VerificationFailed           a folder does not match its lock file
 ├── OperandError            exit 4   operands do not go together
 │   ├── KindMismatch, ShapeMismatch, RankMismatch, BaseMismatch, HeadChoiceNeeded
+│   ├── StatisticsNeeded             a data-driven method lacks what it was to be driven by
 │   ├── OutOfRange                   values that the stored dtype cannot hold
 │   └── ErrorTooLarge                no result within --max-error
 └── StorageError            exit 5   reading or writing failed (ReferenceNotFound, OutputExists)
@@ -290,6 +291,12 @@ class HeadChoiceNeeded(OperandError):
     """It is not clear what to do with the heads (modules_to_save)."""
 
     code = "head-choice-needed"
+
+
+class StatisticsNeeded(OperandError):
+    """A data-driven method lacks statistics of an operand, or they belong to other weights."""
+
+    code = "statistics-needed"
 
 
 class ErrorTooLarge(OperandError):

@@ -16,6 +16,7 @@ from pemath.names import display, listing, stays_inside
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+STATISTICS = "statistics.safetensors"
 
 _REPOSITORY = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<subfolder>[^:]+))?"

@@ -13,6 +13,7 @@ from pemath.cli import app
 from .conftest import Cli
 
 VERBS = [name for name in app if not name.startswith("-")]
+LAB_VERBS = [name for name in app["lab"] if not name.startswith("-")]
 HEAVY = {
     "torch", "transformers", "peft", "datasets", "pydantic", "ruamel", "huggingface_hub", "numpy",
     "scipy", "safetensors", "threadpoolctl",
@@ -29,7 +30,10 @@ def imported(code: str) -> set[str]:
 
 
 def test_the_verbs(cli: Cli) -> None:
-    expected = "compose inspect compare verify rebuild demo kinds methods"
+    expected = (
+        "compose inspect compare verify rebuild demo kinds methods "
+        "train evaluate sweep reproduce report lab"
+    )
     assert expected.split() == VERBS
     shown = cli("--help")
     assert (shown.code, shown.err) == (0, "")
@@ -37,13 +41,13 @@ def test_the_verbs(cli: Cli) -> None:
     assert cli().out == shown.out
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, *(f"lab {verb}" for verb in LAB_VERBS)])
 def test_the_help_of_every_verb_shows_an_example(cli: Cli, verb: str) -> None:
-    shown = cli(verb, "--help")
+    shown = cli(*verb.split(), "--help")
     assert (shown.code, shown.err) == (0, "")
     assert re.search(rf"Example: pemath {verb}\b", shown.out)
     assert "--json" in shown.out
-    assert shown.out == cli(verb, "-h").out
+    assert shown.out == cli(*verb.split(), "-h").out
 
 
 def test_the_help_of_compose_begins_with_the_expression(cli: Cli) -> None:

@@ -23,7 +23,17 @@ from pemath.methods import methods
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = REPOSITORY / "docs" / "reference"
-VERBS = [name for name in app if not name.startswith("-")]
+GROUPS = {"lab"}  # verbs below a verb
+VERBS = [
+    verb
+    for name in app
+    if not name.startswith("-")
+    for verb in (
+        [f"{name} {below}" for below in app[name] if not below.startswith("-")]
+        if name in GROUPS
+        else [name]
+    )
+]
 WRITTEN = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))]
 
 
@@ -63,7 +73,9 @@ def test_the_pages_are_current() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_and_flag_is_documented(verb: str) -> None:
-    function = getattr(importlib.import_module(f"pemath.cli.{verb}"), verb)
+    *groups, name = verb.split()
+    function = app[groups[0]][name].default_command if groups else app[verb].default_command
+    assert function is not None
     text = section("commands.md", f"pemath {verb}")
     for name, parameter in inspect.signature(function).parameters.items():
         flag = parameter.kind is parameter.KEYWORD_ONLY

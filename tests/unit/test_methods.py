@@ -42,8 +42,28 @@ def ia3(values: Array) -> Ia3:
     return Ia3("output", (len(values), 1), ((1.0, Stored.of(values.reshape(-1, 1))),))
 
 
+class Known:
+    """Statistics of one operand, as a data-driven method asks for them."""
+
+    def __init__(self, value: Any, seed: int) -> None:
+        self._value, self._seed = value, seed
+
+    def has_gram(self) -> bool:
+        return isinstance(self._value, Lora)
+
+    def gram(self) -> Array:
+        inputs = random(20, 5, seed=self._seed)
+        return inputs.T @ inputs / 20
+
+    def fisher(self, read: Any, *, normalize: bool) -> Array:
+        shape = read(self._value).shape
+        return random(*shape, seed=self._seed) ** 2
+
+
 def stack(values: list[Any], weights: list[float]) -> Stack:
-    return Stack("q", values, weights, list("abcdefgh")[: len(values)], [None] * len(values))
+    names, operands = list("abcdefgh")[: len(values)], [None] * len(values)
+    known: Any = [Known(value, seed) for seed, value in enumerate(values)]
+    return Stack("q", values, weights, names, operands, known)
 
 
 def run(name: str, values: list[Any], weights: list[float], **options: Any) -> Any:
@@ -58,8 +78,9 @@ def factors(value: Lora) -> tuple[Array, Array]:
 # ------------------------------------------------------------------------------------ registry
 
 
-def test_the_four_methods_are_there_in_order() -> None:
-    assert {"exact", "paper", "peft_linear", "peft_svd"} <= methods().keys()
+def test_the_methods_are_there_in_order() -> None:
+    known = {"exact", "fisher", "paper", "peft_linear", "peft_svd", "regmean"}
+    assert known <= methods().keys()
     assert list(methods()) == sorted(methods())
 
 
@@ -70,7 +91,8 @@ def test_every_method_says_what_it_is(name: str) -> None:
     assert found.summary.endswith((".", "`"))
     assert found.source
     assert found.space in {"factor", "delta", "core"}
-    assert found.signature().startswith(f"{name}(a, b, …, weights=[1, …]")
+    share = "1/n" if found.needs else "1"
+    assert found.signature().startswith(f"{name}(a, b, …, weights=[{share}, …]")
     for option in found.options.values():
         assert option.default is not inspect.Parameter.empty, "options have defaults"
 

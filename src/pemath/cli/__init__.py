@@ -37,6 +37,30 @@ _VERBS = {
     "demo": ("Compose the adapters shipped with pemath and measure the result.", "pemath demo"),
     "kinds": ("List the kinds of PEM and what they compute.", "pemath kinds"),
     "methods": ("List the merge methods and their options.", "pemath methods"),
+    "train": (
+        "Train a module on a file of labelled texts, or on a known task.",
+        "pemath train a --model pip:minilm --data a.csv --text text --label label",
+    ),
+    "evaluate": (
+        "Say what an expression over adapters, or one adapter folder, is worth on labelled rows.",
+        'pemath evaluate "0.5*a + 0.5*b" a=./a b=./b --data test.csv',
+    ),
+    "sweep": (
+        "Choose the weights of an expression on a validation part, and judge it on the test part.",
+        'pemath sweep "(1-t)*a + t*b" t=0:1:0.1 a=./a b=./b --validation v.csv --data test.csv',
+    ),
+    "reproduce": (
+        "Carry out an experiment of the paper, or a recipe of your own, and report on it.",
+        "pemath reproduce distribution --preset smoke",
+    ),
+    "report": (
+        "Make tables, figures and a page from the run folder of an experiment.",
+        "pemath report runs/distribution --out results/distribution-cpu",
+    ),
+    "lab": (
+        "What experiments need: models and data that packages carry.",
+        "pemath lab assets --json",
+    ),
 }
 
 app = cyclopts.App(

@@ -72,7 +72,8 @@ def size_text(size: float) -> str:
 class ProgressLine:
     """Progress on one line of a terminal, for work that takes more than a moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "sites") -> None:
+        self._unit = unit
         self._start = time.monotonic()
         self._shown = False
 
@@ -81,7 +82,7 @@ class ProgressLine:
         if not sys.stderr.isatty() or time.monotonic() - self._start < _PATIENCE:
             return
         self._shown = True
-        sys.stderr.write(f"\r\033[K{what}: {done} of {total} sites")
+        sys.stderr.write(f"\r\033[K{what}: {done} of {total} {self._unit}")
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -35,6 +35,7 @@ def compose(
     heads: str | None = None,
     profile: Literal["portable", "compact"] | None = None,
     base_model: str | None = None,
+    statistics: tuple[str, ...] = (),
     config: Path | None = None,
     dry_run: Flag = False,
     force: Flag = False,
@@ -66,6 +67,9 @@ def compose(
         portable (default): one rank, alpha = r, no patterns. compact: a rank for each site.
     base_model
         The base model's name to write, where the operands name different ones.
+    statistics
+        NAME=FILE, any number: what regmean and fisher need to know about an operand, where it is
+        not statistics.safetensors in its folder.
     config
         A YAML file with the same request; options given here win.
     dry_run
@@ -94,6 +98,7 @@ def compose(
     }
     fields |= {name: value for name, value in given.items() if value is not None}
     fields["operands"] = {**fields.get("operands", {}), **bindings(operands)}
+    fields["statistics"] = {**fields.get("statistics", {}), **bindings(statistics)}
     if "expression" not in fields:
         raise RequestError(
             "no expression is given", hint='for example: pemath compose "a + b" a=A b=B --out C'

@@ -34,7 +34,8 @@ def config_of(plan: Plan, ranks: Mapping[str, int]) -> dict[str, Any]:
             (b for a in adapters if (b := a.folder.config.get("bias")) not in (None, "none")),
             "none",
         )
-    if not names and config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
+    loads = plan.folders.loading is None
+    if loads and not names and config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
         # PEFT would look for a head that is not there.
         config["task_type"] = None
     config["base_model_name_or_path"] = plan.base_model
@@ -100,6 +101,7 @@ def card_of(plan: Plan, certificate: Certificate, sources: Mapping[str, Mapping[
         ),
         *(f"- {escape_markdown(note, 400)}" for note in plan.notes),
         "",
+        *(["## Loading", "", plan.folders.loading, ""] if plan.folders.loading else []),
         "## Certificate",
         "",
         _certified(certificate),
@@ -117,7 +119,9 @@ def _front_matter(plan: Plan) -> list[str]:
         plain = re.match(r"[A-Za-z][\w.-]*/", plan.base_model)
         name = plan.base_model if plain else json.dumps(plan.base_model)
         lines += [f"base_model: {name}", "base_model_relation: adapter"]
-    return [*lines, "library_name: peft", "tags:", f"- {plan.kind.name}", "- pemath", "- merge"]
+    if plan.folders.loading is None:
+        lines.append("library_name: peft")
+    return [*lines, "tags:", f"- {plan.kind.name}", "- pemath", "- merge"]
 
 
 def _code(text: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pemath.errors import StorageError
 from pemath.expression.tree import Operand
+from pemath.formats.files import sha256
 from pemath.names import display
 from pemath.references import CONFIG, WEIGHTS, Resolved
 
@@ -52,9 +51,3 @@ class Digests:
             }
             for operand, source in self._resolved.items()
         }
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pemath.errors import OperandError, RequestError, ShapeMismatch
+from pemath.errors import (
+    OperandError,
+    PemathError,
+    RequestError,
+    ShapeMismatch,
+    StatisticsNeeded,
+)
 from pemath.expression.linear import Atom, call_weights, normal_form, weight
 from pemath.expression.tree import Call, Expression, Operand, thaw, to_text
 from pemath.kinds import Adapter
-from pemath.methods import Method, Stack, named_method
+from pemath.methods import Method, Needed, Stack, Statistics, named_method
+from pemath.names import display, listing
 
 
 class Evaluator:
     """Evaluates expressions over opened adapters, site by site.
 
     A site that an operand lacks counts as zero. Sums are lazy; a method call reads tensors.
+    `files` are statistics that lie elsewhere than beside the adapter; `statistics` are those that
+    data-driven methods have asked for.
     """
 
-    def __init__(self, adapters: Mapping[Operand, Adapter]) -> None:
+    def __init__(
+        self, adapters: Mapping[Operand, Adapter], files: Mapping[Operand, Path] | None = None
+    ) -> None:
         self._adapters = adapters
+        self._files = files or {}
+        self.statistics: dict[Operand, Statistics] = {}
         self._forms: dict[Expression, list[tuple[Atom, float]]] = {}
         self._calls: dict[Call, tuple[Method, dict[str, Any], list[float]]] = {}
 
@@ -54,8 +68,8 @@ class Evaluator:
                     inside = self.check(argument, site)
                     if inside is not None:
                         return inside
+                method, _, _ = self.call(atom)
                 if not any(_has_call(argument) for argument in atom.arguments):
-                    method, _, _ = self.call(atom)
                     stack = self._stack(atom, site)
                     error = method.check(stack) if stack.values else None
                     if isinstance(error, OperandError):
@@ -81,6 +95,12 @@ class Evaluator:
                 raise RequestError(f"method `{call.method}` needs at least one operand")
             options = {n: thaw(v) for n, v in call.options if n != "weights"}
             weights = [weight(number) for number in call_weights(call)]
+            if method.needs and not all(self._operands(call)):
+                raise RequestError(
+                    f"`{call.method}` takes operands, not expressions: the inputs of an adapter "
+                    "that does not exist yet were not measured",
+                    found=to_text(call),
+                )
             self._calls[call] = method, method.bind(options), weights
         return self._calls[call]
 
@@ -98,7 +118,8 @@ class Evaluator:
 
     def _stack(self, call: Call, site: str) -> Stack:
         """The arguments at `site`; an argument's own coefficient joins its weight."""
-        _, _, weights = self.call(call)
+        method, _, weights = self.call(call)
+        operands = self._operands(call)
         values, kept, names = [], [], []
         for argument, share in zip(call.arguments, weights, strict=True):
             form = self._form(argument)
@@ -112,12 +133,44 @@ class Evaluator:
                 values.append(value)
                 kept.append(share * coefficient)
                 names.append(to_text(argument))
-        return Stack(site, values, kept, names, self._operands(call))
+        if not method.needs or not values:
+            return Stack(site, values, kept, names, operands)
+        known = self._known(call, method.needs)
+        if len(values) < len(known):
+            raise StatisticsNeeded(
+                f"`{call.method}` cannot weigh a site that not all operands have: what reaches it "
+                "in the others was not measured",
+                where=f"site `{display(site)}`",
+                found=f"only in {listing(names)}",
+                hint="use the exact arithmetic",
+            )
+        return Stack(site, values, kept, names, operands, [k.at(site) for k in known])
+
+    def _known(self, call: Call, needs: Needed) -> list[Statistics]:
+        """The statistics of a call's operands. Raises StatisticsNeeded, InputError, StorageError."""
+        known = []
+        for operand in self._atoms(call):
+            if not isinstance(operand, Operand):  # refused by `call` already
+                continue
+            place = f"operand `{display(operand.name or operand.reference, 60)}`"
+            try:
+                if operand not in self.statistics:
+                    path = self._files.get(operand)
+                    self.statistics[operand] = Statistics.open(
+                        path, self._adapters[operand], call.method
+                    )
+                known.append(self.statistics[operand].holding(needs))
+            except PemathError as error:
+                raise error.within(place) from None
+        return known
 
     def _operands(self, call: Call) -> list[Adapter | None]:
+        return [self._adapters[a] if isinstance(a, Operand) else None for a in self._atoms(call)]
+
+    def _atoms(self, call: Call) -> list[Atom | None]:
+        """The arguments that are one atom, whatever its coefficient; None for the others."""
         forms = (self._form(argument) for argument in call.arguments)
-        atoms = [form[0][0] if len(form) == 1 else None for form in forms]
-        return [self._adapters[a] if isinstance(a, Operand) else None for a in atoms]
+        return [next(iter(form))[0] if len(form) == 1 else None for form in forms]
 
     def _form(self, expression: Expression) -> list[tuple[Atom, float]]:
         if expression not in self._forms:

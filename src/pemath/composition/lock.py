@@ -10,13 +10,13 @@ from typing import Any
 
 import pemath
 from pemath.composition.card import CARD, LOCK, LOCK_VERSION
-from pemath.composition.digests import sha256
 from pemath.composition.request import ComposeRequest
 from pemath.composition.run import Composition, run
 from pemath.errors import ConfigError, PemathError, ReferenceNotFound, VerificationFailed
+from pemath.formats.files import sha256
 from pemath.formats.peft import read_json
 from pemath.names import display
-from pemath.references import CONFIG, WEIGHTS, pinned, resolve, resolve_locally
+from pemath.references import CONFIG, STATISTICS, WEIGHTS, pinned, resolve, resolve_locally
 from pemath.threads import Progress, silent
 
 _FIELDS = {field.name for field in fields(ComposeRequest)}
@@ -85,11 +85,11 @@ def rebuild(
                 hint="a relative path is found again only from the folder in which it was composed",
             )
         found = resolve(pinned(source["reference"], source.get("revision")))
-        if _files_state(found.folder, source["files"]) != "ok":
+        if _files_state(found.folder, source) == "changed":
             raise VerificationFailed(
                 f"source `{display(name)}` is not what it was",
                 where=display(source["reference"]),
-                hint="restore the adapter that the lock file names",
+                hint="restore the adapter that the lock file names, and its statistics if it has any",
             )
         sources[source["reference"]] = found
     request = ComposeRequest(**lock["request"]).with_sources(sources)
@@ -139,12 +139,18 @@ def _problem(lock: Mapping[str, Any]) -> str | None:
     numbers: dict[str, Any] = {"rank": int, "max_error": float | int}
     for name, value in request.items():
         wanted = numbers.get(name, str)
-        if name != "operands" and (isinstance(value, bool) or not isinstance(value, wanted)):
+        if name == "statistics":
+            if not _is_table(value):
+                return "`request.statistics` does not name files"
+        elif name != "operands" and (isinstance(value, bool) or not isinstance(value, wanted)):
             return f"`request.{name}` has a wrong type"
     if not _is_table(outputs) or not set(outputs) <= set(_FILES) or WEIGHTS not in outputs:
         return "`outputs` does not list the written files"
     if not isinstance(sources, dict) or not all(
-        isinstance(s, dict) and isinstance(s.get("reference"), str) and _is_table(s.get("files"))
+        isinstance(s, dict)
+        and isinstance(s.get("reference"), str)
+        and _is_table(s.get("files"))
+        and _is_table(s.get("statistics", {}))
         for s in sources.values()
     ):
         return "`sources` does not list references and digests"
@@ -168,13 +174,17 @@ def _source_state(source: Mapping[str, Any]) -> str:
         found = resolve_locally(source["reference"])
     except (PemathError, OSError, ValueError, RuntimeError):
         found = None
-    return "not reachable" if found is None else _files_state(found.folder, source["files"])
+    return "not reachable" if found is None else _files_state(found.folder, source)
 
 
-def _files_state(folder: Path, digests: Mapping[str, str]) -> str:
+def _files_state(folder: Path, source: Mapping[str, Any]) -> str:
+    """The state of a source in `folder`, and of its statistics where they lie elsewhere."""
     states = [
         _state(folder / name, digest)
-        for name, digest in digests.items()
-        if name in (CONFIG, WEIGHTS)
+        for name, digest in source["files"].items()
+        if name in (CONFIG, WEIGHTS, STATISTICS)
     ]
-    return "ok" if all(state == "ok" for state in states) else "changed"
+    elsewhere = [_state(Path(p), digest) for p, digest in source.get("statistics", {}).items()]
+    if any(state != "ok" for state in states) or "changed" in elsewhere:
+        return "changed"
+    return "not reachable" if "missing" in elsewhere else "ok"

@@ -85,7 +85,7 @@ def make_plan(request: ComposeRequest) -> Plan:
     if kind.name != "lora" and (request.rank or request.max_error is not None):
         raise RequestError(f"--rank and --max-error are for LoRA, and these are {kind.name}")
     _check_shared_fields(adapters, names)
-    evaluator = Evaluator(adapters)
+    evaluator = Evaluator(adapters, request.statistics_files)
     exact = folders.unify(_exact_values(evaluator, expression, adapters))
     weights = {atom: weight(c) for atom, c in normal_form(linearised(expression)).items()}
     heads, notes = plan_heads(
@@ -107,7 +107,7 @@ def make_plan(request: ComposeRequest) -> Plan:
         else common_type(a.dtype for a in adapters.values()),
         heads=heads,
         base_model=base_model,
-        notes=[*base_notes, *notes],
+        notes=[*base_notes, *notes, *_statistics_notes(evaluator, names)],
     )
 
 
@@ -194,6 +194,13 @@ def _exact_values(
             hint=first.hint,
         )
     return exact
+
+
+def _statistics_notes(evaluator: Evaluator, names: Mapping[Operand, str]) -> list[str]:
+    return [
+        f"statistics of `{display(names[operand])}` measured on {known.rows()}"
+        for operand, known in evaluator.statistics.items()
+    ]
 
 
 def _base_model(

@@ -9,6 +9,7 @@ import numpy as np
 
 from pemath.composition.plan import Plan, simplified
 from pemath.kinds import refuse_non_finite
+from pemath.kinds.full import FullDelta
 from pemath.kinds.lora import Lora
 from pemath.lowrank import LOSSLESS
 from pemath.threads import Progress, on_threads
@@ -130,12 +131,16 @@ def footprint(plan: Plan, ranks: Mapping[str, int] | None = None) -> Callable[[s
 
     def bytes_of(site: str) -> int:
         value = plan.exact[site]
+        # Gram matrices of data-driven methods are read in float64, and added up.
+        measured = 16 * sum(s.gram_size(site) for s in plan.evaluator.statistics.values())
+        if isinstance(value, FullDelta):
+            return math.prod(value.shape) * plan.dtype.size + measured
         if not isinstance(value, Lora):
-            return 0
+            return measured
         rank = ranks[site] if ranks else value.rank
         outputs, inputs = value.geometry.outputs, math.prod(value.geometry.inputs)
         # Gram matrices, their factors, and a singular value decomposition with its work space.
         grams = 16 * sum(block.rank**2 for block in value.blocks)
-        return 8 * ((outputs + inputs) * rank * len(value.blocks) + grams)
+        return 8 * ((outputs + inputs) * rank * len(value.blocks) + grams) + measured
 
     return bytes_of

@@ -48,6 +48,7 @@ class ComposeRequest:
     """Everything that determines the bytes of the result.
 
     `max_error` is a fraction (0.01 is 1 %). `heads` is average, drop or the name of an operand.
+    `statistics` names the statistics file of an operand, where it is not the one in its folder.
     """
 
     expression: str
@@ -59,6 +60,7 @@ class ComposeRequest:
     heads: str | None = None
     profile: Profile = "portable"
     base_model: str | None = None
+    statistics: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, wanted in _TYPES.items():
@@ -69,6 +71,8 @@ class ComposeRequest:
                     found=f"{display(value, 60)} ({type(value).__name__})",
                     expected="text" if wanted is str else "a number",
                 )
+        if not all(isinstance(file, str) for file in self.statistics.values()):
+            raise RequestError("`statistics` must name a file for each operand")
         if self.rank is not None and self.max_error is not None:
             raise RequestError(
                 "--rank and --max-error exclude each other",
@@ -108,6 +112,18 @@ class ComposeRequest:
             except PemathError as error:
                 raise error.within(f"operand `{display(operand, 60)}`") from None
         return found
+
+    @cached_property
+    def statistics_files(self) -> dict[Operand, Path]:
+        """The statistics files that are named. Raises RequestError for a name of no operand."""
+        by_name = {op.name or op.reference: op for op in operands(self.tree)}
+        unknown = sorted(set(self.statistics) - set(by_name))
+        if unknown:
+            raise RequestError(
+                f"statistics are given for {listing(unknown)}, which the expression does not use",
+                expected=f"the name of an operand: {listing(list(by_name))}",
+            )
+        return {by_name[name]: Path(file) for name, file in self.statistics.items()}
 
     def with_sources(self, sources: Mapping[str, Resolved]) -> ComposeRequest:
         """The same request with its references resolved already.
@@ -152,6 +168,9 @@ def request_of(
             )
     if isinstance(options.get("max_error"), str):
         options["max_error"] = parse_error_bound(options["max_error"])
+    if options.get("statistics") is not None:
+        given = options["statistics"].items()
+        options["statistics"] = {name: os.fspath(file) for name, file in given}
     if isinstance(options.get("arithmetic"), Call):
         options["arithmetic"] = to_text(options["arithmetic"])
     if isinstance(expression, str):
@@ -219,6 +238,7 @@ def read_request(path: Path) -> dict[str, Any]:
         expression: str | None = None
         operands: dict[str, str] | None = None
         arithmetic: str | None = None
+        statistics: dict[str, str] | None = None
         rank: int | None = None
         max_error: float | str | None = None
         dtype: str | None = None

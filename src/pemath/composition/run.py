@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pemath
 from pemath.composition.certificate import Certificate
-from pemath.composition.digests import Digests, sha256
+from pemath.composition.digests import Digests
 from pemath.composition.request import ComposeRequest, request_of
 from pemath.errors import RequestError
 from pemath.expression.tree import Expression, Operand
 from pemath.formats.commit import check_target, staged
+from pemath.formats.files import sha256
 from pemath.names import display
 from pemath.references import CONFIG, WEIGHTS
 from pemath.threads import Progress, silent
@@ -44,7 +45,7 @@ def compose(
     """Evaluate `expression` and write it as a PEFT folder `out`.
 
     `operands` binds the names of a textual expression to references. `options` are the other fields
-    of `ComposeRequest`: arithmetic, rank, max_error, dtype, heads, profile, base_model.
+    of `ComposeRequest`: arithmetic, rank, max_error, dtype, heads, profile, base_model, statistics.
     Raises: UsageError, InputError, OperandError, StorageError.
     """
     return run(
@@ -57,16 +58,25 @@ def evaluate(
     *,
     operands: Mapping[str, str | os.PathLike[str] | Operand] | None = None,
     arithmetic: str = "exact",
+    statistics: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """The sites of `expression` with their values, before any rounding; nothing is written.
 
+    `statistics` are files for data-driven methods, by the operand's name.
     Each value has `delta_weight()` (dense float64), `norm()` and the arithmetic of its kind.
     """
+    import numpy as np
+
     from pemath.composition.plan import make_plan
 
-    plan = make_plan(request_of(expression, operands, arithmetic=arithmetic, heads="drop"))
+    request = request_of(
+        expression, operands, arithmetic=arithmetic, heads="drop", statistics=statistics or {}
+    )
+    plan = make_plan(request)
     for site in plan.exact:
-        yield site, plan.value(site)
+        with np.errstate(all="ignore"):
+            value = plan.value(site)
+        yield site, value
 
 
 def run(
@@ -99,6 +109,12 @@ def run(
         certificate = written.certificate
         write_json(folder / CONFIG, config_of(plan, written.ranks))
         sources = digests.sources(plan.names)
+        for operand, known in plan.evaluator.statistics.items():
+            path, recorded = known.file.path, sources[plan.names[operand]]
+            if operand in request.statistics_files:
+                recorded["statistics"] = {str(path): sha256(path)}
+            else:
+                recorded["files"][path.name] = sha256(path)
         (folder / CARD).write_text(card_of(plan, certificate, sources), encoding="utf-8")
         outputs = {name: sha256(folder / name) for name in (CARD, CONFIG)}
         outputs[WEIGHTS] = written.sha256

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from pemath.errors import RequestError
 from pemath.expression.tree import Call, Expression, Operand, Scaled, Sum, exact_number
+from pemath.methods import named_method
 
 Atom = Operand | Call
 
@@ -38,13 +39,15 @@ def weight(number: Fraction) -> float:
 
 
 def call_weights(call: Call) -> list[Fraction]:
-    """The weights of a call's arguments: its `weights` option, or ones.
+    """The weights of a call's arguments: its `weights` option, or ones, or equal shares of one for a
+    method that is a mean.
 
     Raises: RequestError if they are not one number per argument.
     """
     given = dict(call.options).get("weights")
     if given is None:
-        return [Fraction(1)] * len(call.arguments)
+        each = Fraction(1, len(call.arguments)) if named_method(call.method).needs else Fraction(1)
+        return [each] * len(call.arguments)
     numbers = given if isinstance(given, tuple) else (given,)
     if len(numbers) != len(call.arguments) or not all(type(n) is Fraction for n in numbers):
         raise RequestError(

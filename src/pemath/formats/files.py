@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -21,3 +22,9 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(handle)
         raise StorageError("not a regular file", where=display(path))
     return open(handle, "rb")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

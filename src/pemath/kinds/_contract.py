@@ -86,9 +86,13 @@ class Adapter:
 
 
 class FolderFormat(ABC):
-    """How a kind lies in a PEFT folder."""
+    """How a kind lies in a PEFT folder.
+
+    `loading` says, for the card, how to use a folder that PEFT does not load; None where it does.
+    """
 
     peft_types: ClassVar[tuple[str, ...]]
+    loading: ClassVar[str | None] = None
 
     @abstractmethod
     def open(self, folder: PeftFolder) -> Adapter:
@@ -152,7 +156,7 @@ def refuse_non_finite(adapters: Iterable[Adapter], site: str) -> NoReturn:
     """
     for adapter in adapters:
         for tensor in adapter.folder.tensors.entries:
-            if module_name(tensor).startswith(f"{site}."):
+            if f"{module_name(tensor)}.".startswith(f"{site}."):
                 adapter.folder.tensors.refuse_non_finite(tensor)
     raise NonFiniteValue(
         "the update is too large to compute with in float64", where=f"site `{display(site)}`"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pemath import methods as package
 from pemath.errors import PemathError, RequestError
 from pemath.kinds import Adapter
+from pemath.methods._statistics import Needed, SiteStatistics
 from pemath.names import display
 
 Space = Literal["factor", "delta", "core"]
@@ -26,7 +27,7 @@ class Stack:
     their weights (the coefficient of the operand included) and names.
 
     `operands` are all the call's operands, whether they have the site or not; None for one that is
-    an expression itself.
+    an expression itself. `statistics` are those of the values, for a method that needs them.
     """
 
     site: str
@@ -34,6 +35,7 @@ class Stack:
     weights: Sequence[float]
     names: Sequence[str]
     operands: Operands = ()
+    statistics: Sequence[SiteStatistics] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,8 @@ class Method:
     `space` is where it works: on factors, on dense deltas, or in the joint low-rank core. `check`
     looks at a stack before any tensor is read and returns what is wrong with it, or None. `rank`
     bounds the rank of the result, given the operands' ranks at the site, the operands and the
-    options.
+    options. `needs` are the statistics that it is driven by; such a method is a mean: where no
+    weights are given, they sum to one.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Method:
     function: Callable[..., Any]
     check: Callable[[Stack], PemathError | None]
     rank: Callable[..., int]
+    needs: Needed | None = None
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -63,7 +67,8 @@ class Method:
     def signature(self) -> str:
         """The call as a user writes it."""
         shown = [f"{n}={_shown(p)}" for n, p in self.options.items()]
-        return f"{self.name}(a, b, …, {', '.join(['weights=[1, …]', *shown])})"
+        weights = f"weights=[{'1/n' if self.needs else '1'}, …]"
+        return f"{self.name}(a, b, …, {', '.join([weights, *shown])})"
 
     def bind(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options checked and converted. Raises RequestError, naming the option."""
@@ -98,6 +103,7 @@ def method(
     source: str,
     check: Callable[[Stack], PemathError | None] = _no_check,
     rank: Callable[..., int] = _sum_of_ranks,
+    needs: Needed | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: register a function as the merge method of its name.
 
@@ -110,7 +116,7 @@ def method(
         if name in _METHODS:
             raise ValueError(f"method {name} is registered twice")
         summary = (function.__doc__ or "").strip().split("\n")[0]
-        _METHODS[name] = Method(name, space, summary, source, function, check, rank)
+        _METHODS[name] = Method(name, space, summary, source, function, check, rank, needs)
         return function
 
     return register

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pemath.errors import KindMismatch
+from pemath.errors import KindMismatch, PemathError
 from pemath.formats.floats import FLOAT_TYPES, Stored
 from pemath.kinds.ia3 import Ia3
 from pemath.kinds.lora import Lora
@@ -19,10 +19,18 @@ from pemath.methods.paper import equal_ranks, kept_rank
 _F32 = FLOAT_TYPES["F32"]
 
 
+def _combinable(stack: Stack) -> PemathError | None:
+    if isinstance(stack.values[0], Lora | Ia3):
+        return equal_ranks(stack)
+    return KindMismatch(
+        "PEFT combines LoRA and (IA)³ only", where=f"site `{stack.site}`", hint="use the exact sum"
+    )
+
+
 @method(
     space="factor",
     source="PEFT 0.21.2, tuners/lora/model.py and tuners/ia3/model.py, add_weighted_adapter",
-    check=equal_ranks,
+    check=_combinable,
     rank=kept_rank,
 )
 def peft_linear(stack: Stack) -> Any:

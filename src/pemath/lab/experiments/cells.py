@@ -1,0 +1,238 @@
+"""What all experiments share: a cell, what comes out of one, and modules trained for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pemath.lab.data.rows import Row, Task, TaskData
+from pemath.lab.data.tasks import load_task
+from pemath.lab.evaluate import Prediction
+from pemath.lab.metrics import metric
+from pemath.lab.recipes.recipe import OPERANDS, Recipe
+from pemath.lab.recipes.sections import Full, Sweep
+from pemath.lab.search import Weights, best, fill, plain, search
+from pemath.lab.store import Store
+from pemath.lab.train import Training
+from pemath.lab.trials import Ask, Module, Quiz, Setting, Trials
+from pemath.threads import Progress, silent
+
+SHARED, INDEPENDENT = "shared", "independent"
+_OTHER_START = 1000  # added to a seed for a second, independent initialisation
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A part of an experiment that depends on no other: its tasks by position in the recipe, one
+    kind of module, one seed.
+    """
+
+    tasks: tuple[int, ...]
+    pem: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a cell: lines for the files of a run folder."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    modules: list[dict[str, Any]] = field(default_factory=list)
+    interference: list[dict[str, Any]] = field(default_factory=list)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    labels: dict[str, dict[str, list[Prediction]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """A recipe with the means to carry it out."""
+
+    recipe: Recipe
+    store: Path
+    data_dir: Path | None = None
+    progress: Progress = silent
+
+    def trials(self) -> Trials:
+        """Trials that are kept in the store."""
+        return Trials(Store(self.store), self.recipe.training.report_to, self.progress)
+
+    def data(self, position: int) -> TaskData:
+        """The rows of the recipe's task at `position`."""
+        rows = self.recipe.rows
+        return load_task(
+            self.recipe.tasks[position],
+            data_dir=self.data_dir,
+            validation_rows=rows.validation,
+            test_rows=rows.test,
+        )
+
+    def setting(self, task: Task, seed: int) -> Setting:
+        """The recipe's model on `task`; the head that it lacks is drawn from `seed`."""
+        model = self.recipe.model
+        return Setting(model.name, task, model.max_length, model.dtype, seed)
+
+    def settings(
+        self,
+        setting: Setting,
+        pem: str,
+        rows: Sequence[Row],
+        validation: Sequence[Row],
+        *,
+        seed: int,
+    ) -> Full:
+        """How modules of one task are trained: of several candidates the one whose module, trained
+        on `rows`, is best on `validation`.
+
+        Chosen once for all parts, starts and seeds: what differs between them is not the settings.
+        """
+        candidates = self.recipe.modules.chosen()[pem].candidates()
+        if len(candidates) == 1:
+            return candidates[0]
+        found = []
+        for candidate in candidates:
+            module = self.trained(setting, pem, candidate, rows, seed=seed, initialisation=SHARED)
+            with self.asking({"a": module}, {"": Quiz(setting, validation)}) as ask:
+                score = score_of(setting.task, validation, ask("a", "").predictions)
+            found.append((score, candidate))
+        return max(found, key=lambda pair: pair[0])[1]
+
+    def trained(
+        self,
+        setting: Setting,
+        pem: str,
+        settings: Full,
+        rows: Sequence[Row],
+        *,
+        seed: int,
+        initialisation: str,
+        steps: int | None = None,
+    ) -> Module:
+        """The module trained on `rows` with `settings`; `steps` overrides how long."""
+        training = self.recipe.training_of(settings)
+        if steps is not None:
+            training["max_steps"] = steps
+        return self.trials().module(
+            setting,
+            pem,
+            settings.shape(),
+            Training(**training),
+            rows,
+            seed=seed,
+            start_seed=seed + (_OTHER_START if initialisation == INDEPENDENT else 0),
+        )
+
+    def asking(
+        self,
+        modules: Mapping[str, Module],
+        quizzes: Mapping[str, Quiz],
+        statistics: Mapping[str, Path] | None = None,
+    ) -> AbstractContextManager[Ask]:
+        """A function that says what an expression over `modules` answers to a quiz."""
+        size = self.recipe.evaluation.batch_size
+        return self.trials().asking(modules, quizzes, batch_size=size, statistics=statistics)
+
+    def statistics(self, setting: Setting, module: Module, rows: Sequence[Row]) -> Path:
+        """The statistics of `module` on the first of its own training rows."""
+        evaluation = self.recipe.evaluation
+        return self.trials().statistics(
+            setting,
+            module,
+            rows,
+            gram_rows=evaluation.gram_rows,
+            fisher_rows=evaluation.fisher_rows,
+            batch_size=evaluation.batch_size,
+        )
+
+
+def score_of(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> float:
+    """The task's metric."""
+    import numpy as np
+
+    labels = np.array([row.label for row in rows])
+    return float(metric(task.metric)(labels, np.array(predictions)))
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Asks compositions about the parts of tasks, and puts every answer down as a record.
+
+    `quizzes` are named (position of the task, part); `facts` go into every record.
+    """
+
+    ask: Ask
+    quizzes: Mapping[str, Quiz]
+    facts: Mapping[str, Any]
+    records: list[dict[str, Any]]
+
+    def put(self, name: str, expression: str, quiz: str, weights: Weights | None = None) -> float:
+        """The metric of `expression`, recorded as composition `name`."""
+        quizzed, answered = self.quizzes[quiz], self.ask(expression, quiz)
+        task = quizzed.setting.task
+        score = score_of(task, quizzed.rows, answered.predictions)
+        self.records.append(
+            {
+                "task": task.name,
+                **self.facts,
+                "composition": name,
+                "expression": expression,
+                "weights": plain(weights or {}),
+                "part": quiz.rsplit(" ", 1)[-1],
+                "metric": score,
+                "predictions": answered.predictions,
+                "rows": len(quizzed.rows),
+                "seconds": answered.seconds,
+                "error_to_exact": answered.error_to_exact,
+            }
+        )
+        return score
+
+    def sweep(self, sweep: Sweep, tasks: Sequence[str], seed: int, *, curve: bool) -> None:
+        """Search the weights on the validation parts of `tasks` (by the mean of their metrics), and
+        record the best on the test parts; with `curve` all of them.
+        """
+
+        def text(weights: Weights) -> str:
+            return str(fill(sweep.expression, OPERANDS, weights))
+
+        def score(weights: Weights) -> float:
+            found = [
+                self.put("sweep", text(weights), f"{task} validation", weights) for task in tasks
+            ]
+            return sum(found) / len(found)
+
+        tried = search(sweep.spans(), score, kind=sweep.search, trials=sweep.trials, seed=seed)
+        for one in tried if curve else ():
+            for task in tasks:
+                self.put("sweep", text(one.weights), f"{task} test", one.weights)
+        chosen = best(tried).weights
+        for task in tasks:
+            self.put("best", text(chosen), f"{task} test", chosen)
+
+
+def module_line(module: Module, **facts: Any) -> dict[str, Any]:
+    """One training run, as a line of modules.jsonl."""
+    return {**facts, "pem": module.pem, **module.facts}
+
+
+def task_facts(data: TaskData) -> dict[str, Any]:
+    """What is said of a task in run.json."""
+    return {
+        "metric": data.task.metric,
+        "labels": list(data.task.labels),
+        "source": data.task.source,
+        "train_rows": len(data.train),
+        "validation_rows": len(data.validation),
+        "test_rows": len(data.test),
+        "digest": data.digest,
+    }
+
+
+def labels_of(data: TaskData) -> dict[str, list[Prediction]]:
+    """The labels of the rows that are asked."""
+    return {
+        "validation": [row.label for row in data.validation],
+        "test": [row.label for row in data.test],
+    }

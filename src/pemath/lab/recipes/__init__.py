@@ -1,0 +1,1 @@
+"""What an experiment is, in one YAML file: its sections, its checks, and the presets shipped."""

@@ -1,0 +1,292 @@
+"""A run becomes a report: what is said, in which order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from io import StringIO
+from typing import Any
+
+from pemath.lab.report import facts, names, numbers, results
+from pemath.lab.report.blocks import (
+    Code,
+    Entry,
+    Figure,
+    Group,
+    Report,
+    Section,
+    Table,
+    Tile,
+    columns,
+    row,
+)
+from pemath.lab.report.causes import causes, summary
+from pemath.lab.report.claims import FAILS, HOLDS, TIE, Claim, claims, count, headline_merge
+from pemath.lab.report.curves import weights_figure
+from pemath.lab.report.forest import claim_figure
+from pemath.lab.report.heatmap import interference_figure
+from pemath.lab.report.measure import Measures, measure
+from pemath.lab.report.missing import missing
+from pemath.lab.report.read import Run
+from pemath.lab.report.sheets import claims_sheet, results_sheet
+
+_MOST_LAYERS = 12  # more do not fit on a page; the picture shows them
+
+
+def build(run: Run) -> Report:
+    """The report of a run."""
+    measures = measure(run)
+    merge = headline_merge(run)
+    found = claims(run, measures, merge) if merge else []
+    return Report(
+        names.experiment(run),
+        _subtitle(run),
+        _lead(run, measures, found),
+        _tiles(run, found),
+        _warnings(run),
+        tuple(
+            section
+            for section in (
+                _claim(run, measures, found),
+                _results(run, measures),
+                _why(run, measures, found),
+                _costs(run, measures),
+                _weights(run, measures),
+                _interference(run),
+                _material(run),
+                _provenance(run),
+            )
+            if section is not None
+        ),
+        {"results.csv": results_sheet(run), "claims.csv": claims_sheet(run, measures)},
+    )
+
+
+def _subtitle(run: Run) -> str:
+    model = run.facts.recipe.get("model") or {}
+    parts = [
+        f"model {model['name']}" if model.get("name") else "",
+        f"{len(run.tasks)} task" + "s" * (len(run.tasks) != 1),
+        ", ".join(map(names.pem, run.pems)),
+        f"{len(run.seeds)} seed" + "s" * (len(run.seeds) != 1),
+        f"preset {run.facts.preset}" if run.facts.preset else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _lead(run: Run, measures: Measures, found: list[Claim]) -> tuple[str, ...]:
+    if run.facts.experiment == "multitask":
+        question = (
+            "One module was trained on each task. Their weighted sum is one module for both: does it "
+            "do both tasks better, on average, than either of its parts?"
+        )
+    else:
+        question = (
+            "Each task's training rows were divided into two halves with opposite label skew, and a "
+            "module was trained on each. Arithmetic makes one module of the two: on rows that follow "
+            "the whole distribution, is it better than both of its parts?"
+        )
+    if not found:
+        return (
+            question,
+            "There is no cell yet in which a merge and both of its parts are complete.",
+        )
+    verdicts, merge = count(found), found[0].merge
+    leads = sum(each.lead.value > 0 for each in found)
+    answer = (
+        f"With `{run.merges.get(merge, merge)}` the merge is better than both parts, by their 95 % "
+        f"intervals, in {verdicts[HOLDS]} of {len(found)} cells ({results.judged_on(run)}). "
+        + (f"It is worse than at least one part in {verdicts[FAILS]}. " if verdicts[FAILS] else "")
+        + (f"In {verdicts[TIE]} the test rows cannot tell. " if verdicts[TIE] else "")
+        + f"Its mean is above the better part's in {leads} of {len(found)}."
+    )
+    return question, answer
+
+
+def _tiles(run: Run, found: list[Claim]) -> tuple[Tile, ...]:
+    verdicts = count(found)
+    total = len(found)
+    tiles = []
+    if total:
+        tiles = [
+            Tile(f"{verdicts[HOLDS]} of {total}", "cells where the claim holds", "good"),
+            Tile(f"{verdicts[TIE]}", "ties", "faint"),
+            Tile(f"{verdicts[FAILS]}", "where it fails", "bad" if verdicts[FAILS] else "faint"),
+        ]
+    if run.facts.seconds is not None:
+        note = f"of training and asking; {run.facts.device or 'device unknown'}"
+        tiles.append(Tile(numbers.duration(run.facts.seconds), note))
+    return tuple(tiles)
+
+
+def _warnings(run: Run) -> tuple[str, ...]:
+    lacking = missing(run)
+    notes = list(run.notes)
+    if lacking:
+        shown = "; ".join(lacking[:12]) + (
+            f"; and {len(lacking) - 12} more" if len(lacking) > 12 else ""
+        )
+        notes.insert(
+            0,
+            f"The run is not complete: {len(lacking)} of its cells and seeds lack compositions. "
+            f"Missing: {shown}.",
+        )
+    if len(run.seeds) == 1:
+        notes.append("There is one seed only: nothing here says how much training varies.")
+    return tuple(notes)
+
+
+def _claim(run: Run, measures: Measures, found: list[Claim]) -> Section | None:
+    if not found:
+        return None
+    blocks = [
+        claim_figure(run, found),
+        results.count_table(run, measures),
+        results.claim_table(run, found),
+    ]
+    text = (
+        "The claim holds in a cell if the intervals of merge − a and of merge − b both lie above 0, "
+        "fails if one lies below 0, and is a tie otherwise. The interval resamples test rows, the "
+        "same for all compositions and seeds; it does not cover how training varies, which the "
+        "standard deviation over seeds and the seeds won show.",
+    )
+    return Section("claim", "Does the merge beat its parts?", text, _present(blocks))
+
+
+def _results(run: Run, measures: Measures) -> Section:
+    blocks: list[Table | None] = [results.paper_table(run, measures)]
+    if results.is_pair(run):
+        blocks.append(results.own_task_table(run, measures))
+    listed = "; ".join(f"`{name}` is `{text}`" for name, text in run.merges.items())
+    best = f"; best weight is `{run.swept}` at the weight that is best on validation rows"
+    text = (
+        f"Merges: {listed}{best if run.swept else ''}." if listed else "",
+        "Trained on everything: on both halves together, for as many steps as the modules of the "
+        "halves."
+        if _same_steps(run)
+        else "",
+    )
+    return Section("results", "Results", text, _present(blocks))
+
+
+def _same_steps(run: Run) -> bool:
+    """Whether the modules trained on everything took as many steps as their halves."""
+    steps = {(e.task, e.pem, e.seed, e.part): e.steps for e in run.modules}
+    whole = {place[:3]: count for place, count in steps.items() if place[3] == "all"}
+    return bool(whole) and all(steps.get((*place, "a")) == n for place, n in whole.items())
+
+
+def _why(run: Run, measures: Measures, found: list[Claim]) -> Section | None:
+    if not found:
+        return None
+    rows: list[tuple[Entry, ...]] = []
+    by_cause: dict[str, list[str]] = {}
+    for each in found:
+        if each.verdict == HOLDS:
+            continue
+        said = causes(run, measures, each)
+        for cause in said:
+            by_cause.setdefault(cause.name, []).append(each.task)
+        text = "\n".join(f"{cause.name.capitalize()}: {cause.text}." for cause in said)
+        rows.append(
+            row(
+                f"{names.task(each.task)}, {names.pem(each.pem)}",
+                Entry(each.verdict, tone="bad" if each.verdict == FAILS else "faint"),
+                numbers.bounded(each.lead),
+                Entry(text or "None of the causes that are looked for stands out."),
+            )
+        )
+    verdicts = dict(Counter(each.verdict for each in found))
+    text = "The claim holds in every cell." if not rows else summary(by_cause, verdicts)
+    note = (
+        "Causes are found by fixed rules on the numbers below, the same for every cell: they say "
+        "what goes together, not what would help."
+    )
+    reasons = Table(
+        "causes",
+        "Where the claim does not hold, and what the numbers say",
+        columns("", "verdict", "merge − better part", "why", text=("verdict", "why")),
+        (Group("", tuple(rows)),),
+    )
+    return Section(
+        "why",
+        "Where it does not hold" if rows else "Behind the verdicts",
+        (text, note) if rows else (text,),
+        _present([reasons, facts.numbers_table(run, found)]),
+    )
+
+
+def _costs(run: Run, measures: Measures) -> Section | None:
+    table = results.cost_table(run, measures)
+    text = (
+        "Two LoRAs that start from different random values hold their changes in unrelated "
+        "coordinates: adding factors then mixes them (cross terms), adding the changes themselves "
+        "does not.",
+    )
+    title = "What initialisation and arithmetic cost"
+    return None if table.is_empty else Section("cost", title, text, (table,))
+
+
+def _weights(run: Run, measures: Measures) -> Section | None:
+    figure = weights_figure(run, measures)
+    return None if figure is None else Section("weights", "The weight", (), (figure,))
+
+
+def _interference(run: Run) -> Section | None:
+    figure = interference_figure(run)
+    if figure is None:
+        return None
+    table = facts.layer_table(run)
+    fits = len(table.columns) - 1 <= _MOST_LAYERS
+    return Section("interference", "Interference", (), _present([figure, table if fits else None]))
+
+
+def _material(run: Run) -> Section:
+    blocks = [facts.data_table(run), facts.training_table(run)]
+    return Section("material", "Data and training", (), _present(blocks))
+
+
+def _provenance(run: Run) -> Section:
+    stated = run.facts
+    lines = [
+        f"Made by `{stated.command}`" if stated.command else "",
+        f"Started {stated.started}" if stated.started else "",
+        f"Training and asking took {numbers.duration(stated.seconds)} over all processes"
+        if stated.seconds is not None
+        else "",
+        f"On {stated.device}" if stated.device else "",
+        f"Seeds {', '.join(map(str, run.seeds))}",
+        f"{run.checked} of {len(run.records)} stored metrics were computed again from the stored "
+        "predictions and agree",
+    ]
+    versions = Table(
+        "versions",
+        "Versions",
+        columns("", "version", text=("version",)),
+        (Group("", tuple(row(name, version) for name, version in stated.versions.items())),),
+    )
+    blocks = [versions, Code("The recipe", _yaml(stated.recipe))]
+    return Section(
+        "provenance",
+        "How it was made",
+        (". ".join(line for line in lines if line) + ".",),
+        _present(blocks),
+    )
+
+
+def _yaml(recipe: dict[str, Any]) -> str:
+    from ruamel.yaml import YAML
+
+    writer: Any = YAML(typ="safe", pure=True)
+    written = StringIO()
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False  # the recipe's own order
+    writer.dump(recipe, written)
+    return written.getvalue()
+
+
+def _present(blocks: list[Any]) -> tuple[Table | Figure | Code, ...]:
+    return tuple(
+        block
+        for block in blocks
+        if isinstance(block, Figure | Code) or (isinstance(block, Table) and not block.is_empty)
+    )

@@ -1,0 +1,36 @@
+"""Batches: tables of tensors that a model is called with, and what else it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+Batch = Mapping[str, Any]
+_TEXT = ("input_ids", "attention_mask", "token_type_ids")
+IGNORED = -100  # a label that counts for nothing, as transformers has it
+
+
+def on_device_of(model: Any) -> Callable[[Batch], Batch]:
+    """A function that moves a batch to where the model lies."""
+    device = next(model.parameters()).device
+
+    def moved(batch: Batch) -> Batch:
+        return {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}
+
+    return moved
+
+
+def rows_of(batch: Batch) -> Iterator[Batch]:
+    """Each row of a batch as a batch of one, without the padding behind its text; what is no tensor
+    goes with each.
+    """
+    mask = batch.get("attention_mask")
+    # A label for every token would have to be cut as well, or not, as the model is.
+    if mask is not None and batch["labels"].shape == mask.shape:
+        mask = None
+    for index in range(len(batch["input_ids"])):
+        row = {k: v[index : index + 1] if hasattr(v, "ndim") else v for k, v in batch.items()}
+        if mask is not None:
+            width = int(mask[index].nonzero().max()) + 1
+            row |= {k: row[k][:, :width] for k in _TEXT if k in row}
+        yield row
