@@ -77,3 +77,44 @@ def test_a_generative_model_is_asked_for_where_there_is_no_head(tmp_path: Path) 
     folder = save_model("encoder", tmp_path / "m")
     with pytest.raises(ConfigError, match="generates no text"):
         load_model(str(folder))
+
+
+def test_padding_moves_no_positions(tmp_path: Path) -> None:
+    """GPT-2 has an embedding for every position: padding on the left must not shift them."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from pemath.lab.evaluate import Questions
+
+    made = encoder("causal", tmp_path)
+    torch.manual_seed(0)
+    made.base.model.config.rope_parameters = None
+    gpt2 = GPT2LMHeadModel(
+        GPT2Config(
+            n_embd=16, n_head=2, n_layer=2, n_positions=64, vocab_size=len(made.base.tokenizer)
+        )
+    ).eval()
+    task = Task(
+        name="t", labels=("yes", "no"), metric="accuracy", prompt=TASK.prompt, words=(" yes", " no")
+    )
+    asked = Encoder(type(made.base)("gpt2", "causal", made.base.tokenizer, gpt2), task, 48)
+    rows = [Row(("good " * n, "bad"), 0) for n in range(1, 12)]
+    features = [asked.features(row) for row in rows]
+    padded = asked.collate(features)
+    padded.pop("labels")
+    logits = gpt2(**padded).logits[:, -1]
+    for line, feature in zip(logits, features, strict=True):
+        alone = gpt2(input_ids=torch.tensor([feature["input_ids"]])).logits[0, -1]
+        assert torch.allclose(line, alone, atol=1e-5)
+    together = Questions(asked, rows, 16).ask(gpt2)
+    assert together == [Questions(asked, [row], 1).ask(gpt2)[0] for row in rows]
+
+
+def test_a_model_with_other_new_layers_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = save_model("encoder", tmp_path / "m")
+    weights = load_file(str(folder / "model.safetensors"))
+    kept = {name: value for name, value in weights.items() if "pooler" not in name}
+    save_file(kept, str(folder / "model.safetensors"), {"format": "pt"})
+    with pytest.raises(ConfigError, match="no weights for"):
+        load_model(str(folder), outputs=2)

@@ -59,7 +59,7 @@ def test_every_preset_is_right(experiment, name):
 def test_these_are_all_presets():
     from importlib.resources import files
 
-    names = {item.name for item in files("pemath.lab").joinpath("presets").iterdir()}
+    names = {item.name for item in files("pemath.lab.recipes").joinpath("presets").iterdir()}
     assert {f"{e}-{p}.yaml" for e in EXPERIMENTS for p in PRESETS} == names
 
 

@@ -149,15 +149,25 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         Store(tmp_path / "file").get("modules", {}, lambda folder, scratch: None)
 
 
-def test_a_piece_that_another_process_finished_first_is_taken(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_two_that_want_one_piece_make_it_once(tmp_path: Path) -> None:
+    import threading
+    import time
+
+    store, made = Store(tmp_path), []
 
     def slow(folder: Path, scratch: Path) -> None:
-        (folder / "value").write_text("mine")
-        store.get(
-            "things", {"x": 1}, lambda made, _: (made / "value").write_text("theirs") and None
-        )
+        made.append(folder)
+        time.sleep(0.3)
+        (folder / "value").write_text("made")
 
+    threads = [
+        threading.Thread(target=lambda: store.get("things", {"x": 1}, slow)) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     found = store.get("things", {"x": 1}, slow)
-    assert (found / "value").read_text() == "theirs"
+    assert len(made) == 1
+    assert (found / "value").read_text() == "made"
     assert json.loads((found / "key.json").read_text())["x"] == 1

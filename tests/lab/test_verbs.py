@@ -531,3 +531,18 @@ def test_json(cli: Cli) -> None:
     assert found["scores"][0]["name"] == found["chosen"]["expression"]
     found = json.loads(cli("evaluate", "a", "--data", "test.csv", "--json")[1])
     assert found["labels"] == list(LABELS)
+
+
+def test_statistics_of_own_modules_are_used_by_data_driven_methods(here: Path) -> None:
+    """The verb needs no options for what pemath trained; `regmean` then finds the file."""
+    for name in ("a", "b"):
+        pemath_lab_statistics(here, name)
+    found = evaluate("regmean(a, b)", {"a": "a", "b": "b"}, data="test.csv")
+    assert found.scores[0].expression == "regmean(a, b)"
+
+
+def pemath_lab_statistics(here: Path, name: str) -> None:
+    from pemath.lab.own.measuring import measure
+
+    written = measure(f"./{name}", data=here / f"{name}.csv", rows=6, fisher_rows=2)
+    assert written == (here / name / "statistics.safetensors") or written.is_file()

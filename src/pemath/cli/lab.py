@@ -10,6 +10,7 @@ import cyclopts
 
 from pemath.cli._flags import Flag
 from pemath.cli._output import show_facts, show_json, show_table, size_text
+from pemath.cli._own import subject
 from pemath.errors import RequestError
 from pemath.names import display
 
@@ -75,19 +76,23 @@ def statistics(
     adapter: str,
     /,
     *,
-    model: str,
-    task: str,
+    model: str | None = None,
+    data: Path | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    labels: str | None = None,
+    task: str | None = None,
     data_dir: Path | None = None,
     out: Path | None = None,
     rows: int = 200,
     fisher_rows: int = 64,
-    max_length: int = 128,
+    max_length: int | None = None,
     json: Flag = False,
 ) -> None:
     """Measure what regmean and fisher need to know about an adapter.
 
-    Gram matrices of its inputs, and its diagonal Fisher information, on train rows of a task. The
-    file holds no rows.
+    Gram matrices of its inputs, and its diagonal Fisher information, on rows that it was trained on.
+    The file holds no rows. Adapters that pemath trained know their model, columns and labels.
 
     Parameters
     ----------
@@ -95,8 +100,16 @@ def statistics(
         A folder, folder:subfolder, example:NAME or user/repo@revision:subfolder.
     model
         The base model: a pip-shipped one such as pip:minilm, a folder, or a name on the hub.
+    data
+        A CSV, TSV, JSONL or Parquet file with rows that the adapter was trained on.
+    text
+        The column of the texts; two with a comma between them for pairs.
+    label
+        The column of the labels.
+    labels
+        The labels in the order in which they were trained, with commas.
     task
-        A known task, such as packages/movies or glue/rte.
+        A known task, such as packages/movies or glue/rte, in place of a file: its train part.
     data_dir
         The folder with the files of GLUE.
     out
@@ -107,7 +120,7 @@ def statistics(
     fisher_rows
         Rows for the Fisher information; 0 leaves it out.
     max_length
-        Tokens per row.
+        Tokens per row. Default: 128.
     json
         Print JSON.
     """
@@ -116,9 +129,19 @@ def statistics(
 
     written = measure(
         adapter,
-        model,
-        task,
-        data_dir=data_dir,
+        model=model,
+        data=data,
+        subject=subject(
+            task=task,
+            data_dir=data_dir,
+            validation_rows=None,
+            text=text,
+            label=label,
+            labels=labels,
+            metric=None,
+            prompt=None,
+            words=None,
+        ),
         out=out,
         rows=rows,
         fisher_rows=fisher_rows,

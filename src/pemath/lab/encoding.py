@@ -4,6 +4,7 @@ word answers.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,12 +89,19 @@ class Encoder:
         labels = torch.full_like(ids[:, -tail:], IGNORED)
         for line, feature in enumerate(features):
             labels[line, -feature["answer"] :] = ids[line, -feature["answer"] :]
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": labels,
-            "logits_to_keep": tail,
-        }
+        return {**self.on_the_left(ids, mask), "labels": labels, "logits_to_keep": tail}
+
+    def on_the_left(self, ids: Any, mask: Any) -> dict[str, Any]:
+        """A batch padded on the left; a model that has learned an embedding for every position is
+        told where each row begins (rotary positions only know distances).
+        """
+        config = self.base.model.config
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None):
+            return batch
+        if "position_ids" in inspect.signature(self.base.model.forward).parameters:
+            batch["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        return batch
 
     @property
     def pad_id(self) -> int:

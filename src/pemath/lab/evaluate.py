@@ -146,7 +146,7 @@ def _next_word(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> 
     from pemath.lab.encoding import padded
 
     ids, mask = padded([f["input_ids"] for f in features], encoder.pad_id, left=True)
-    batch = _on({"input_ids": ids, "attention_mask": mask}, encoder)
+    batch = _on(encoder.on_the_left(ids, mask), encoder)
     logits = model(**batch, logits_to_keep=1).logits[:, -1].float()
     words = torch.tensor([word[0] for word in encoder.word_ids()], device=logits.device)
     return [int(value) for value in logits[:, words].argmax(-1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pemath.errors import ConfigError, MissingExtra, ReferenceNotFound
-from pemath.names import display
+from pemath.names import display, listing
 
 Family = Literal["encoder", "causal", "seq2seq"]
 
@@ -108,9 +108,10 @@ def load_model(name: str, *, outputs: int = 0, seed: int = 0, dtype: str = "floa
         torch.manual_seed(seed)
         try:
             tokenizer = AutoTokenizer.from_pretrained(located)
-            model = head.from_pretrained(located, **options)
+            model, loaded = head.from_pretrained(located, output_loading_info=True, **options)
         except (OSError, ValueError) as error:
             raise _not_found(name, error) from None
+    _refuse_lost_layers(name, loaded["missing_keys"] if outputs else ())
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
@@ -134,6 +135,18 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _refuse_lost_layers(name: str, missing: Iterable[str]) -> None:
+    """New layers are trained and saved as the head; of others an adapter would know nothing."""
+    tops = sorted({key.split(".", 1)[0] for key in missing})
+    lost = [top for top in tops if not top.endswith(("classifier", "score"))]
+    if lost:
+        raise ConfigError(
+            f"`{display(name)}` has no weights for {listing(lost)}",
+            expected="a model in which only the classification head is new",
+            hint="choose another base model: these layers would be random, and in no adapter",
+        )
 
 
 def _located(name: str) -> str:

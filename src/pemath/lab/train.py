@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def train(
     save_steps = 100 if steps <= per_epoch else per_epoch * -(-100 // per_epoch)
     arguments = TrainingArguments(
         output_dir=str(scratch),
-        per_device_train_batch_size=training.batch_size,
+        per_device_train_batch_size=_share_of(training.batch_size),
         learning_rate=training.learning_rate,
         max_steps=steps,
         weight_decay=training.weight_decay,
@@ -124,6 +125,19 @@ def train(
         seconds=time.perf_counter() - started,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
+
+
+def _share_of(batch_size: int) -> int:
+    """The rows of a batch that each GPU gets: the batch is the recipe's on any number of them."""
+    import torch
+
+    count = int(os.environ.get("WORLD_SIZE", "0")) or max(1, torch.cuda.device_count())
+    if batch_size % count:
+        raise RequestError(
+            f"a batch of {batch_size} rows cannot be shared by {count} GPUs",
+            hint="name fewer in CUDA_VISIBLE_DEVICES, or change batch_size",
+        )
+    return batch_size // count
 
 
 def check_trackers(names: Sequence[str]) -> None:

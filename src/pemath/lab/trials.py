@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
+from pemath.errors import Bug
 from pemath.lab.data.rows import Row, Task
 from pemath.lab.encoding import Encoder
 from pemath.lab.evaluate import Host, Prediction, Questions
@@ -297,6 +298,8 @@ class _Desk:
         def ask(folder: Path, scratch: Path) -> None:
             if self._present != weights:
                 self._compose(expression)
+            if self._present != weights:
+                raise Bug(f"`{expression}` gave other weights than before")
             _write(folder / ANSWERS, self._ask(quiz))
 
         found = self._trials.store.get("answers", asked, ask)
