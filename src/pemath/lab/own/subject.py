@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pemath.errors import ReferenceNotFound, RequestError
+from pemath.lab.data import tasks
 from pemath.lab.data.files import read_files
 from pemath.lab.data.rows import Row, Task
 from pemath.lab.data.split import without
-from pemath.lab.data.tasks import load_task
 from pemath.lab.models import family_of
 from pemath.lab.recipes.mistakes import mistakes
 from pemath.lab.recipes.sections import Model
@@ -128,7 +128,7 @@ def check_answers(task: Task, given: Subject, model: Model) -> None:
 
 
 def _known(subject: Subject, name: str) -> Asked:
-    data = load_task(name, data_dir=subject.data_dir, validation_rows=held_out(subject))
+    data = tasks.load_task(name, data_dir=subject.data_dir, validation_rows=held_out(subject))
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     task = data.task
     if subject.labels is not None and tuple(subject.labels) != task.labels:
