@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pemath.errors import ConfigError, PemathError, RequestError, StorageError
+from pemath.errors import ConfigError, PemathError, RequestError
 from pemath.expression.parser import parse, parse_call
 from pemath.expression.tree import (
     Call,
@@ -229,8 +229,8 @@ def read_request(path: Path) -> dict[str, Any]:
     Raises: StorageError, ConfigError listing every mistake at once.
     """
     from pydantic import BaseModel, ConfigDict, ValidationError
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+
+    from pemath.formats.yaml import read_yaml
 
     class Fields(BaseModel):
         model_config = ConfigDict(extra="forbid", strict=True)
@@ -249,22 +249,7 @@ def read_request(path: Path) -> dict[str, Any]:
         force: bool | None = None
 
     try:
-        with open(path, "rb") as file:
-            text = file.read(LIMITS.request_bytes + 1)
-        if len(text) > LIMITS.request_bytes:
-            raise ConfigError("the file is too large", where=display(path))
-        loaded = YAML(typ="safe", pure=True).load(text.decode("utf-8"))
-    except OSError as error:
-        raise StorageError(f"cannot read the file: {error.strerror}", where=display(path)) from None
-    except (YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).split("\n", 1)[0]
-        raise ConfigError(
-            f"not valid YAML: {display(problem, 200)}", where=f"{display(path)}{place}"
-        ) from None
-    try:
-        found: dict[str, Any] = Fields.model_validate(loaded).model_dump(exclude_none=True)
+        found: dict[str, Any] = Fields.model_validate(read_yaml(path)).model_dump(exclude_none=True)
     except ValidationError as error:
         mistakes = "; ".join(
             f"`{display('.'.join(map(str, item['loc'])) or 'file')}`: {item['msg']}"

@@ -11,7 +11,7 @@ from pemath.errors import LayoutError
 from pemath.formats.peft import PREFIX
 from pemath.lab.data.rows import Row
 from pemath.lab.encoding import Encoder
-from pemath.lab.models import Base
+from pemath.lab.models import Base, on_device_of
 from pemath.lab.modules import attach, parameters_of, read_tensors
 from pemath.names import display, listing
 from pemath.references import CONFIG
@@ -133,7 +133,7 @@ class Questions:
 def _classes(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> list[Prediction]:
     batch = encoder.collate(features)
     batch.pop("labels")
-    logits = model(**_on(batch, encoder)).logits
+    logits = model(**on_device_of(model)(batch)).logits
     if encoder.task.is_regression:
         return [float(value) for value in logits.squeeze(-1).float()]
     return [int(value) for value in logits.argmax(-1)]
@@ -146,7 +146,7 @@ def _next_word(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> 
     from pemath.lab.encoding import padded
 
     ids, mask = padded([f["input_ids"] for f in features], encoder.pad_id, left=True)
-    batch = _on(encoder.on_the_left(ids, mask), encoder)
+    batch = on_device_of(model)(encoder.on_the_left(ids, mask))
     logits = model(**batch, logits_to_keep=1).logits[:, -1].float()
     words = torch.tensor([word[0] for word in encoder.word_ids()], device=logits.device)
     return [int(value) for value in logits[:, words].argmax(-1)]
@@ -161,7 +161,7 @@ def _words_after_prompt(
     scores = []
     for word in encoder.word_ids():
         lines = [{"input_ids": f["input_ids"] + word, "answer": len(word)} for f in features]
-        batch = _on(encoder.collate(lines), encoder)
+        batch = on_device_of(model)(encoder.collate(lines))
         labels = batch.pop("labels")[:, 1:]
         logits = model(**batch).logits[:, :-1].float().log_softmax(-1)
         scores.append(logits.gather(-1, labels.unsqueeze(-1)).sum((1, 2)))
@@ -177,7 +177,7 @@ def _words_after_encoder(
     from pemath.lab.encoding import padded
 
     ids, mask = padded([f["input_ids"] for f in features], encoder.pad_id, left=False)
-    inputs = _on({"input_ids": ids, "attention_mask": mask}, encoder)
+    inputs = on_device_of(model)({"input_ids": ids, "attention_mask": mask})
     encoded = model.get_encoder()(**inputs)
     scores = []
     for word in encoder.word_ids():
@@ -187,8 +187,3 @@ def _words_after_encoder(
         ).logits.float()
         scores.append(logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).sum((1, 2)))
     return [int(value) for value in torch.stack(scores, -1).argmax(-1)]
-
-
-def _on(batch: dict[str, Any], encoder: Encoder) -> dict[str, Any]:
-    device = encoder.base.device
-    return {n: v.to(device) if hasattr(v, "to") else v for n, v in batch.items()}

@@ -7,7 +7,7 @@ is the same function with the rows counted as often as the replicate drew them. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pemath.errors import RequestError
+from pemath.lab.data.rows import Row, Task
 from pemath.names import display, listing
 
 Floats = NDArray[np.float64]
@@ -203,3 +204,9 @@ METRICS = {
         Metric("pearson_spearman", "mean of Pearson and Spearman", _mean_of(_pearson, _spearman)),
     )
 }
+
+
+def score_of(task: Task, rows: Sequence[Row], predictions: Sequence[int | float]) -> float:
+    """The task's metric of `predictions` for `rows`."""
+    labels = np.array([row.label for row in rows])
+    return float(metric(task.metric)(labels, np.array(predictions)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -117,6 +117,16 @@ def load_model(name: str, *, outputs: int = 0, seed: int = 0, dtype: str = "floa
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return Base(_public_name(name), family, tokenizer, model.eval().to(where))
+
+
+def on_device_of(model: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """A function that moves a batch to where the model lies."""
+    device = next(model.parameters()).device
+
+    def moved(batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}
+
+    return moved
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from pemath.lab.data.rows import Row, Task, TaskData
 from pemath.lab.data.tasks import load_task
 from pemath.lab.evaluate import Prediction
-from pemath.lab.metrics import metric
+from pemath.lab.metrics import score_of
 from pemath.lab.recipes.recipe import OPERANDS, Recipe
 from pemath.lab.recipes.sections import Full, Sweep
 from pemath.lab.search import Weights, best, fill, plain, search
@@ -145,14 +145,6 @@ class Laboratory:
             fisher_rows=evaluation.fisher_rows,
             batch_size=evaluation.batch_size,
         )
-
-
-def score_of(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> float:
-    """The task's metric."""
-    import numpy as np
-
-    labels = np.array([row.label for row in rows])
-    return float(metric(task.metric)(labels, np.array(predictions)))
 
 
 @dataclass(frozen=True)

@@ -70,13 +70,3 @@ def scored(
         error = answered.error_to_exact
         found.append(Score(name, expression, value, low, high, error, behind))
     return found
-
-
-def score_of(task: Task, rows: Sequence[Row], answered: Answered) -> float:
-    """The metric alone."""
-    import numpy as np
-
-    from pemath.lab.metrics import metric
-
-    labels = np.array([row.label for row in rows])
-    return float(metric(task.metric)(labels, np.array(answered.predictions)))

@@ -14,10 +14,11 @@ from pemath.errors import RequestError
 from pemath.expression.parser import parse
 from pemath.expression.tree import Number, occurrences
 from pemath.formats.commit import check_target
+from pemath.lab.metrics import score_of
 from pemath.lab.own.bench import Asking, Bench, prepare
 from pemath.lab.own.card import write_card
 from pemath.lab.own.operands import check_names
-from pemath.lab.own.scores import Score, score_of, scored
+from pemath.lab.own.scores import Score, scored
 from pemath.lab.own.subject import Subject
 from pemath.lab.search import (
     Search,
@@ -119,7 +120,7 @@ def sweep(
 
         def score(chosen: Weights) -> float:
             answered = ask(str(fill(expression, bound, chosen)), "validation")
-            return score_of(task, bench.rows("validation"), answered)
+            return score_of(task, bench.rows("validation"), answered.predictions)
 
         tried = search(spans, score, kind=kind, trials=trials, seed=seed)
         chosen = best(tried)

@@ -6,11 +6,9 @@ import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pemath.errors import ConfigError, ExpressionError, PemathError, StorageError
-from pemath.limits import LIMITS
+from pemath.errors import ConfigError, ExpressionError, PemathError
 from pemath.names import display, listing
 
 if TYPE_CHECKING:
@@ -62,28 +60,6 @@ def one_line(error: PemathError) -> str:
         parts.append(f"expected {error.expected}")
     text = ", ".join(parts)
     return f"{text} ({hint})" if hint else text
-
-
-def load_yaml(path: Path) -> Any:
-    """The content of a YAML 1.2 file. Raises: StorageError, ConfigError with line and column."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        with open(path, "rb") as file:
-            text = file.read(LIMITS.request_bytes + 1)
-        if len(text) > LIMITS.request_bytes:
-            raise ConfigError("the file is too large", where=display(path))
-        return YAML(typ="safe", pure=True).load(text.decode("utf-8"))
-    except OSError as error:
-        raise StorageError(f"cannot read the file: {error.strerror}", where=display(path)) from None
-    except (YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).split("\n", 1)[0]
-        raise ConfigError(
-            f"not valid YAML: {display(problem, 200)}", where=f"{display(path)}{place}"
-        ) from None
 
 
 def nearest(name: object, known: Sequence[str], what: str) -> str:

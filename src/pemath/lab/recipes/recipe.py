@@ -26,13 +26,13 @@ from pydantic import (
 )
 
 from pemath.errors import RequestError
+from pemath.formats.yaml import read_yaml
 from pemath.lab.assets import PREFIX
 from pemath.lab.data.tasks import TASKS
 from pemath.lab.recipes.expressions import OPERANDS, check_composition, is_data_driven
 from pemath.lab.recipes.mistakes import (
     Place,
     as_value_error,
-    load_yaml,
     mistakes,
     nearest,
     refuse,
@@ -131,7 +131,7 @@ class Recipe(Section):
 
         Raises: StorageError, ConfigError listing every mistake at once.
         """
-        return cls.parse(load_yaml(path), where=display(path), folder=path.parent)
+        return cls.parse(read_yaml(path), where=display(path), folder=path.parent)
 
     @classmethod
     def preset(cls, experiment: str, name: str) -> Recipe:

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Batch = Mapping[str, Any]
 _TEXT = ("input_ids", "attention_mask", "token_type_ids")
-IGNORED = -100  # a label that counts for nothing, as transformers has it
-
-
-def on_device_of(model: Any) -> Callable[[Batch], Batch]:
-    """A function that moves a batch to where the model lies."""
-    device = next(model.parameters()).device
-
-    def moved(batch: Batch) -> Batch:
-        return {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}
-
-    return moved
 
 
 def rows_of(batch: Batch) -> Iterator[Batch]:

@@ -8,7 +8,9 @@ from typing import Any
 from pemath.errors import LayoutError
 from pemath.formats.peft import PREFIX
 from pemath.kinds import Adapter
-from pemath.lab.statistics.batches import IGNORED, Batch, on_device_of, rows_of
+from pemath.lab.encoding import IGNORED
+from pemath.lab.models import on_device_of
+from pemath.lab.statistics.batches import Batch, rows_of
 from pemath.methods import FISHER
 from pemath.names import display, listing
 
