@@ -108,7 +108,11 @@ def _tiles(run: Run, found: list[Claim]) -> tuple[Tile, ...]:
     tiles = []
     if total:
         tiles = [
-            Tile(f"{verdicts[HOLDS]} of {total}", "cells where the claim holds", "good"),
+            Tile(
+                f"{verdicts[HOLDS]} of {total}",
+                "cells where the claim holds",
+                "good" if verdicts[HOLDS] else "faint",
+            ),
             Tile(f"{verdicts[TIE]}", "ties", "faint"),
             Tile(f"{verdicts[FAILS]}", "where it fails", "bad" if verdicts[FAILS] else "faint"),
         ]
