@@ -160,7 +160,12 @@ def method_entries() -> Iterator[str]:
 
 def option_rows(method: Method) -> Iterator[tuple[str, str, str]]:
     """The options of a method, `weights` first."""
-    yield "`weights`", "list of numbers", "equal, with the sum 1" if method.needs else "ones"
+    usual = {
+        "ones": "ones",
+        "shares": "equal, with the sum 1",
+        "first": "1 for the first operand, 0 for the others",
+    }
+    yield "`weights`", "list of numbers", usual[method.weights]
     words = {bool: "true or false", int: "whole number", float: "number", str: "text"}
     for name, parameter in method.options.items():
         shown = " or ".join(words[kind] for kind in kinds_in(parameter.annotation))

@@ -156,6 +156,23 @@ def test_other_weights_are_refused(
         find("invented")
 
 
+def test_several_files_of_one_package_are_checked_together(
+    shelve: Callable[..., Asset],
+    ship: Ship,
+    tmp_path: Path,
+) -> None:
+    asset = shelve("invented/*.bin", [b"first" + b"second"])
+    ship("pemath-invented-0", "invented/b.bin", b"second")
+    folder = tmp_path / "site/invented"
+    (folder / "a.bin").write_bytes(b"first")
+    record = tmp_path / "site/pemath_invented_0-1.0.dist-info/RECORD"
+    record.write_text("invented/b.bin,,\ninvented/a.bin,,\n")  # in any order
+    assert assets.files("invented") == [folder / "a.bin", folder / "b.bin"]
+    assert find(asset.name) == folder
+    (folder / "a.bin").unlink()
+    assert state("invented") == "missing"
+
+
 # --------------------------------------------------------------------------------------- unpacked
 
 

@@ -41,10 +41,14 @@ def disjoint(data: TaskData) -> bool:
 
 def test_all_tasks_are_known() -> None:
     glue = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
+    hub = ["amazon_polarity", "yelp_polarity"]
     packages = ["amazon", "movies", "questions", "spam", "tweets"]
+    reviews = ["amazon", "books", "dvd", "electronics", "kitchen", "yelp"]
     assert sorted(TASKS) == [
         *(f"glue/{name}" for name in glue),
+        *(f"hub/{name}" for name in hub),
         *(f"packages/{name}" for name in packages),
+        *(f"reviews/{name}" for name in reviews),
     ]
     assert all(task.name == name and task.source for name, task in TASKS.items())
 

@@ -12,17 +12,29 @@ import pytest
 from safetensors.numpy import save_file
 
 from pemath.cli._estimate import show_estimate
+from pemath.lab.checks import CHECKS
+from pemath.lab.data.corpora import CORPORA, Corpus, load_corpus
+from pemath.lab.data.instructions import INSTRUCTIONS, Instructions, load_instructions
 from pemath.lab.data.rows import Row, TaskData
-from pemath.lab.data.tasks import TASKS
+from pemath.lab.data.tasks import TASKS, load_task
+from pemath.lab.desk import Answered, _used
 from pemath.lab.estimate.estimate import estimate
-from pemath.lab.estimate.sizes import MODEL_SIZES, TASK_SIZES, size_of
+from pemath.lab.estimate.kind import Running
+from pemath.lab.estimate.model_sizes import MODEL_SIZES, size_of
+from pemath.lab.estimate.sizes import CORPUS_SIZES, INSTRUCTION_SIZES, TASK_SIZES
 from pemath.lab.execute import cells_of, run_cell
-from pemath.lab.experiments import distribution, multitask
+from pemath.lab.experiments import detox, distribution, multitask, transfer, unlearning
 from pemath.lab.experiments.cells import Laboratory
-from pemath.lab.recipes.recipe import EXPERIMENTS, PRESETS, Recipe
-from pemath.lab.trials import Answered, Module, _used, digest_of
+from pemath.lab.likelihood import Likelihood, Reading
+from pemath.lab.quiz import Quiz
+from pemath.lab.recipes.reading import EXPERIMENTS, PRESETS, parse_recipe, preset_recipe
+from pemath.lab.recipes.recipe import Recipe
+from pemath.lab.sampling import Sampling
+from pemath.lab.setting import Module, digest_of
 
 TRAIN, VALIDATION, TEST = 20, 6, 10
+WINDOWS = 3  # of 100 tokens, at a time 64 of them, by 32
+MERGES = ("distribution", "multitask")
 SWEEP = {"expression": "(1-t)*a + t*b", "weights": {"t": "0.1:0.9:0.2"}}
 GRID = {"learning_rate": [1e-3, 1e-4], "max_steps": [6, 3]}
 PLAIN = {"some": "0.35*a + 0.35*b", "paper": "paper(a, b, weights=[0.5, 0.5])"}
@@ -57,11 +69,11 @@ class Counting(Laboratory):
 
     done: Table = field(default_factory=Table)
 
-    def data(self, position):
+    def data(self, name, given):
         def rows(part, count):
-            return tuple(Row((f"{position} {part} {i}",), i % 2) for i in range(count))
+            return tuple(Row((f"{name} {part} {i}",), i % 2) for i in range(count))
 
-        task = TASKS[self.recipe.task_names()[position]]
+        task = TASKS[name]
         parts = rows("train", 2 * TRAIN), rows("validation", VALIDATION), rows("test", TEST)
         return TaskData(task, *parts, "digest")
 
@@ -69,17 +81,21 @@ class Counting(Laboratory):
         done = self.done
         # Models with a head have one start for each; a prompt changes nothing about the start.
         has_head = self.recipe.experiment == "distribution"
+        merged = self.recipe.experiment in MERGES
 
         class Trials:
             store = None
 
-            def module(self, setting, pem, settings, training, rows, *, seed, start_seed):
+            def module(self, setting, pem, settings, training, rows, *, seed, start):
                 steps = training.max_steps or round(
                     training.epochs * -(-len(rows) // training.batch_size)
                 )
-                key = repr((setting.task.name, training, digest_of(rows), seed, start_seed, pem))
+                begun = start.digest if isinstance(start, Module) else start
+                about = (setting.task, training, digest_of(rows), seed, begun, pem)
+                key = digest_of([Row((repr(about),), 0)])
                 done["train", pem][key] = steps
-                done["starts", pem][setting.task.name if has_head else "", start_seed] = 0
+                if not isinstance(start, Module):
+                    done["starts", pem][setting.task.name if has_head else "", start] = 0
                 return Module(Path(key), pem, {"steps": steps})
 
             def statistics(self, setting, module, rows, *, gram_rows, fisher_rows, batch_size):
@@ -88,26 +104,63 @@ class Counting(Laboratory):
                 return Path()
 
             @contextmanager
-            def asking(self, modules, quizzes, *, batch_size, statistics=None):
-                def ask(expression, quiz):
+            def asking(self, modules, questions, *, batch_size, statistics=None):
+                def ask(expression, name):
                     used = [(n, modules[n].folder) for n in _used(expression, modules)]
-                    rows = quizzes[quiz].rows
-                    pem = next(iter(modules.values())).pem
-                    part = "test" if len(rows) == TEST else "validation"
-                    work = "evaluate" if quiz else "choose"
-                    key = repr((expression, used, digest_of(rows)))
-                    done[work, pem, part][key] = len(rows)
-                    return Answered([0] * len(rows), None, {}, 0.0)
+                    question, pem = questions[name], next(iter(modules.values())).pem
+                    work, answers = answered(question)
+                    done["composed", pem][repr((expression, used))] = 0
+                    # A merge's measures are summed over its tasks.
+                    about = name.rsplit(" ", 1)[-1] if merged else name
+                    key = repr((expression, used, question.key()))
+                    done[work if name else "choose", pem, about][key] = len(answers)
+                    return Answered(answers, None, {}, 0.0)
 
                 yield ask
 
         return Trials()
 
 
+def answered(question):
+    """The sort of work that a question is, and answers of the right form and number."""
+    match question:
+        case Quiz():
+            return "evaluate", [0] * len(question.rows)
+        case Sampling():
+            return "write", ["a text"] * (len(question.prompts) * question.samples)
+        case Likelihood():
+            return "read", [(1.0, 2)] * len(question.rows)
+        case Reading():
+            return "read", [(1.0, 2)] * WINDOWS
+
+
+class Scorer:
+    name = title = version = "none"
+
+    def score(self, texts):
+        return [0.5] * len(texts)
+
+
+def many(name, data_dir):
+    """As many texts as no recipe here wants."""
+    return Corpus(name, "", tuple(f"{name} {i}" for i in range(99)), "digest")
+
+
+def many_instructions(name, data_dir):
+    rows = tuple(Row((f"{name} {i}", f"reply {i}"), 0) for i in range(399))
+    return Instructions(name, "", rows, "digest")
+
+
 def carried_out(wanted, monkeypatch):
     """How often each sort of work is done by the experiment itself."""
     for experiment in (distribution, multitask):
         monkeypatch.setattr(experiment, "interference", lambda *pair, **facts: [])
+    for experiment in (detox, unlearning):
+        monkeypatch.setattr(experiment, "load_corpus", many)
+        monkeypatch.setattr(experiment, "judged_scorer", lambda lab, name: (Scorer(), {}))
+    monkeypatch.setattr(detox, "load_instructions", many_instructions)
+    monkeypatch.setattr(transfer, "family_of", lambda name: "causal")
+    monkeypatch.setattr(transfer, "_inflation", lambda modules: lambda expression: {})
     lab = Counting(wanted, Path("store"))
     cells = cells_of(lab)
     for cell in cells:
@@ -115,7 +168,7 @@ def carried_out(wanted, monkeypatch):
     return len(cells), lab.done
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", MERGES)
 @pytest.mark.parametrize(
     "sections",
     [
@@ -146,7 +199,7 @@ def test_it_counts_what_the_experiment_does(experiment, sections, monkeypatch):
         assert times("train") == len(done["train", pem])
         steps = sum(line.steps for line in mine if line.work == "train")
         assert steps == sum(done["train", pem].values())
-        assert times("choose") == len(done["choose", pem, "validation"])
+        assert times("choose") == len(done["choose", pem, ""])
         for part in ("test", "validation"):
             assert times("evaluate", part) == len(done["evaluate", pem, part]), part
         for work in ("gram", "fisher"):
@@ -156,6 +209,162 @@ def test_it_counts_what_the_experiment_does(experiment, sections, monkeypatch):
         assert kept.modules == len(done["train", pem])
         assert kept.starts == (0 if pem == "full" else len(done["starts", pem]))
         assert kept.statistics == len(done["gram", pem])
+
+
+MODULES = {
+    "lora": {"target_modules": ["q_proj", "v_proj"], "batch_size": 8},
+    "ia3": {"max_steps": 5},
+    "full": {"epochs": 3},
+}
+FOLLOWED = {
+    "unlearning": {
+        "texts": {"toxic": "toxic/civil", "other": "toxic/olid", "useful": "clean/olid"},
+        "rows": {"train": TRAIN},
+        "curves": {
+            "negation": "-w*toxic",
+            "projected": {"expression": "-w*unshared(toxic, useful)", "modules": ["lora", "ia3"]},
+            "consensus": {"expression": "-w*negmerge(toxic, other)", "modules": ["lora"]},
+        },
+        "prompts": {
+            "paper": 5,
+            "neutral": 3,
+            "samples": 2,
+            "validation": 4,
+            "validation_samples": 1,
+        },
+        "clean": {"tokens": 100, "window": 64, "stride": 32},
+    },
+    "detox": {
+        "rows": {"train": TRAIN, "toxic": 2 * TRAIN},
+        "curves": {"exact": "(1+w)*instruct - w*toxic", "less": "instruct - w*toxic"},
+        "asked": {"test": 4, "validation": 3, "references": 6},
+    },
+    "transfer": {
+        "tasks": ["packages/movies", "packages/amazon"],
+        "rows": {"train": TRAIN, "texts": TRAIN, "validation": VALIDATION, "test": TEST, "few": 4},
+        "curves": {
+            "analogy": "w*source + (1-w)*(target_lm - source_lm)",
+            "paper": {
+                "expression": "paper(source, target_lm, source_lm, weights=[w, 1-w, w-1])",
+                "modules": ["lora"],
+            },
+        },
+    },
+}
+
+
+def followed(experiment, **sections):
+    content = {
+        "experiment": experiment,
+        "model": {"name": "pip:smollm2", "max_length": 32},
+        "modules": MODULES,
+        "weights": [0.25, 0.5, 0.75],
+        "seeds": [1, 2],
+        **FOLLOWED[experiment],
+    }
+    return parse_recipe({**content, **sections})
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sections"),
+    [
+        ("unlearning", {}),
+        ("unlearning", {"texts": {"toxic": "toxic/civil"}, "curves": {"negation": "-w*toxic"}}),
+        (
+            "unlearning",
+            {"prompts": {"paper": 5, "neutral": 3, "provoking": 6, "samples": 2, "validation": 4}},
+        ),
+        ("detox", {}),
+        (
+            "detox",
+            {
+                "toxic_starts_from": "initialisation",
+                "asked": {"test": 5, "validation": 2, "references": 3, "checks": False},
+            },
+        ),
+        ("transfer", {}),
+        ("transfer", {"curves": {"analogy": "w*source + (1-w)*target_lm"}}),
+    ],
+)
+def test_it_counts_what_following_curves_does(experiment, sections, monkeypatch):
+    wanted = followed(experiment, **sections)
+    found = estimate(wanted)
+    count, done = carried_out(wanted, monkeypatch)
+    assert found.cells == count
+    for pem in wanted.modules.chosen():
+        mine = [line for line in found.lines if line.pem == pem]
+        training = [line for line in mine if line.work == "train"]
+        assert sum(line.times for line in training) == len(done["train", pem])
+        assert sum(line.steps for line in training) == sum(done["train", pem].values())
+        # By measure and part: how many compositions are asked, about how many rows.
+        expected = {
+            (work, about): (len(asked), set(asked.values()))
+            for (work, of, *more), asked in done.items()
+            for about in more
+            if of == pem
+        }
+        asked = [line for line in mine if line.work != "train"]
+        assert {(n.work, f"{n.task} {n.part}"): (n.times, {n.rows}) for n in asked} == expected
+        kept = next(kept for kept in found.kept if kept.pem == pem)
+        assert kept.modules == len(done["train", pem])
+        assert kept.starts == (0 if pem == "full" else len(done["starts", pem]))
+        assert kept.compositions == len(done["composed", pem])
+
+
+def test_texts_that_are_written_and_read_by_hand():
+    size = MODEL_SIZES["pip:smollm2"]
+    wanted = followed(
+        "unlearning",
+        modules={"lora": {}},
+        curves={"one": "-w*toxic", "other": "w*toxic", "more": "toxic - w*toxic"},
+        texts={"toxic": "toxic/civil"},
+        writing={"new_tokens": 12},
+        seeds=[1],
+    )
+    wanted = wanted.changed(
+        evaluation={"batch_size": 4}, model={"name": "pip:smollm2", "max_length": 64}
+    )
+    lines = {(line.work, line.task, line.part): line for line in estimate(wanted).lines}
+    training = lines["train", "toxic/civil", "toxic"]
+    assert (training.rows, training.steps, training.tokens) == (20, 2, 2 * 16 * 64)
+    assert training.likely == 2 * 16 * (CORPUS_SIZES["toxic/civil"].tokens + 1)
+    # Forwards and backwards, through the map to the vocabulary too.
+    assert training.operations == training.tokens * 4 * (size.working + 49_152 * 576)
+    written = lines["write", "toxicity/paper", "test"]
+    times = 2 + 3 * 3
+    assert (written.times, written.rows) == (times, 5)
+    assert written.steps == times * 2 * 12  # two batches, a token of each text at a time
+    assert written.likely == times * 5 * (9 + 12)
+    assert written.likely_operations == times * 5 * 2 * (9 * size.working + 12 * size.writing)
+    read = lines["read", "perplexity/clean", "test"]
+    assert (read.rows, read.tokens) == (3, times * (64 + 64 + 36))
+    assert read.operations == times * 2 * (164 * size.working + 100 * 49_152 * 576)
+
+
+def test_a_model_with_two_sides_reads_with_one_and_writes_with_the_other():
+    size = MODEL_SIZES["google-t5/t5-base"]
+    wanted = followed(
+        "transfer",
+        model={"name": "t5-base", "max_length": 64},
+        modules={
+            "ia3": {"target_modules": ["k", "v", "wi"], "feedforward_modules": [], "max_steps": 1}
+        },
+        curves={"analogy": "w*source + target_lm"},
+        seeds=[1],
+    )
+    line = next(line for line in estimate(wanted).lines if line.part == "language model")
+    half = TASK_SIZES["packages/movies"].tokens // 2
+    more = TASK_SIZES["packages/movies"].tokens - half
+    assert line.likely == 16 * (half + more)
+    assert line.likely_operations == 16 * 4 * (half * size.working + more * size.writing)
+
+
+def test_more_beams_write_more():
+    one, four = (
+        estimate(followed("detox", writing={"temperature": 0, "beams": beams})) for beams in (1, 4)
+    )
+    for a, b in zip(one.lines, four.lines, strict=True):
+        assert b.operations == a.operations * (4 if a.work == "write" else 1)
 
 
 def test_the_arithmetic_by_hand():
@@ -185,7 +394,7 @@ def test_the_arithmetic_by_hand():
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_presets_are_estimated_whole(experiment, name, capsys):
-    found = estimate(Recipe.preset(experiment, name))
+    found = estimate(preset_recipe(experiment, name))
     shown = found.as_dict()
     assert None not in shown["total"].values()
     assert shown["total"]["core_hours"] <= shown["total"]["core_hours_at_most"]
@@ -194,22 +403,22 @@ def test_presets_are_estimated_whole(experiment, name, capsys):
     show_estimate(found, as_json=False)
     out = capsys.readouterr().out
     assert "unknown" not in out
-    if name == "paper":
+    if name == "paper" and experiment in MERGES:
         assert "all, 9,815" in out  # MNLI's matched development set
 
 
 def test_smoke_takes_minutes_and_cpu_hours():
     for experiment in EXPERIMENTS:
-        core, _ = estimate(Recipe.preset(experiment, "smoke")).hours(likely=True)
+        core, _ = estimate(preset_recipe(experiment, "smoke")).hours(likely=True)
         assert core < 0.1
-        core, _ = estimate(Recipe.preset(experiment, "cpu")).hours(likely=True)
+        core, _ = estimate(preset_recipe(experiment, "cpu")).hours(likely=True)
         assert 0.2 < core < 6
 
 
 def test_no_torch_is_loaded():
     code = (
-        "import sys; from pemath.lab.recipes.recipe import Recipe; from pemath.lab.estimate.estimate import estimate;"
-        "estimate(Recipe.preset('distribution', 'paper')).as_dict();"
+        "import sys; from pemath.lab.recipes.reading import preset_recipe; from pemath.lab.estimate.estimate import estimate;"
+        "estimate(preset_recipe('distribution', 'paper')).as_dict();"
         "sys.exit(str({'torch', 'transformers', 'peft', 'datasets', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -228,6 +437,8 @@ def test_no_torch_is_loaded():
         ("pip:minilm", "ia3", ["key", "value", "intermediate.dense"], 13_824),
         ("pip:smollm2", "lora", ["q_proj", "v_proj"], 460_800),
         ("pip:mpnet", "lora", None, None),  # PEFT has no choice of its own
+        ("gpt2-large", "lora", ["c_attn"], 1_474_560),
+        ("huggyllama/llama-7b", "lora", ["q_proj", "k_proj", "v_proj", "o_proj"], 16_777_216 // 2),
     ],
 )
 def test_the_size_of_a_module(model, pem, targets, parameters):
@@ -239,6 +450,17 @@ def test_heads_and_whole_models():
     assert size_of("pip:minilm").parameters + size_of("pip:minilm").head_parameters(2) == 22_713_986
     assert size_of("FacebookAI/roberta-base").head_parameters(2) == 592_130
     assert size_of("google-t5/t5-base").head_parameters(2) == 0
+
+
+def test_published_sizes():
+    for name, parameters in (
+        ("openai-community/gpt2-large", 774_030_080),
+        ("huggyllama/llama-7b", 6_738_415_616),
+    ):
+        size = MODEL_SIZES[name]
+        working = sum(i * o * count for i, o, count in size.linears.values())
+        assert (size.parameters, size.working) == (parameters, working)
+        assert size.working < size.writing < size.parameters
 
 
 def folder_of(path, tensors, **config):
@@ -289,6 +511,62 @@ def test_the_known_sizes_are_those_of_the_files():
         assert measured.parameters == pytest.approx(known.parameters, rel=1e-4)
         assert measured.working == pytest.approx(known.working, rel=1e-3)
         assert measured.head == known.head
+        assert measured.writing == pytest.approx(known.writing, rel=1e-3)
+
+
+def test_the_folder_of_a_model_with_two_sides(tmp_path):
+    pytest.importorskip("torch")
+    from .tiny_models import save_model
+
+    found = size_of(str(save_model("seq2seq", tmp_path / "t5")))
+    inner, feed = 16 * 16, 2 * 16 * 24
+    assert found.two_sided
+    # Two layers: four maps and a feed-forward, and keys and values of what was read.
+    assert found.working == pytest.approx(2 * (4 * inner + feed + 2 * inner), rel=0.05)
+    assert found.writing == pytest.approx(2 * (6 * inner + feed) + 22 * 16, rel=0.05)
+
+
+def test_windows_are_those_that_are_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    from pemath.lab.models import load_model
+    from pemath.lab.perplexity import windows
+
+    from .tiny_models import WORDS, save_model
+
+    base = load_model(str(save_model("causal", tmp_path / "m")))
+    text = " ".join(WORDS * 3)
+    for tokens, window, stride in (
+        (40, 16, 8),
+        (40, 64, 32),
+        (41, 20, 7),
+        (16, 16, 8),
+        (17, 16, 8),
+    ):
+        found = windows(base, base.model, text, window=window, stride=stride, tokens=tokens)
+        running = Running("", "", tokens, window, stride)
+        assert len(running.windows()) == len(found), (tokens, window, stride)
+        assert sum(count for _, count in found) == tokens - 1
+    assert torch.is_inference_mode_enabled() is False
+
+
+def test_every_name_has_a_size():
+    assert CORPUS_SIZES.keys() == CORPORA.keys()
+    assert INSTRUCTION_SIZES.keys() == INSTRUCTIONS.keys()
+    assert TASK_SIZES.keys() == TASKS.keys()
+
+
+def test_the_known_sizes_are_those_of_the_data(shared_data):
+    for name, size in CORPUS_SIZES.items():
+        if not name.startswith("hub/"):
+            corpus = load_corpus(name, shared_data)
+            assert len(corpus.texts) == size.texts, name
+            assert corpus.running == (size.running is not None), name
+    for name, size in INSTRUCTION_SIZES.items():
+        assert len(load_instructions(name, shared_data).rows) == size.rows, name
+    for name, size in TASK_SIZES.items():
+        if name.startswith("reviews/"):
+            data = load_task(name, data_dir=shared_data)
+            assert (len(data.train), len(data.test)) == (size.train, size.test), name
 
 
 def test_a_model_of_unknown_size(capsys):
@@ -322,3 +600,33 @@ def test_all_rows_are_the_official_ones():
     (rows,) = estimate(wanted).rows
     assert (rows.train, rows.test) == ((392_702 - 400) // 2, 9_815)
     assert rows.all_of == ("train", "test")
+
+
+def test_what_is_all_of_a_corpus_is_said(capsys):
+    wanted = followed("unlearning", rows={"train": None})
+    found = estimate(wanted)
+    rows = {one.task: one for one in found.rows}
+    assert (rows["toxic/civil"].train, rows["toxic/civil"].all_of) == (1_632, ("train",))
+    assert (rows["toxicity/neutral"].validation, rows["toxicity/neutral"].test) == (4, 6)
+    show_estimate(found, as_json=False)
+    assert "all, 1,632" in capsys.readouterr().out
+
+
+def test_texts_of_ones_own_cost_what_the_recipe_says(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("a text of three words\n")
+    own = {"toxic": str(path), "useful": "clean/olid"}
+    curves = {"negation": "-w*toxic", "less": "-w*unshared(toxic, useful)"}
+    clean = {"test": str(path), "validation": "wikitext/test"}
+    found = estimate(followed("unlearning", texts=own, curves=curves, clean=clean))
+    assert {one.task: one.train for one in found.rows}["mine.txt"] == TRAIN
+    found = estimate(followed("detox", texts={"toxic": str(path)}, rows={"train": 8, "toxic": 9}))
+    assert {one.task: one.train for one in found.rows}["mine.txt"] == 9
+
+
+def test_references_are_held_out_of_the_instructions():
+    wanted = followed("detox", rows={"train": None, "toxic": None}, asked={"references": 60})
+    training = [line for line in estimate(wanted).lines if line.work == "train"]
+    assert {line.rows for line in training} == {985 - 2 * 60, 1_632}
+    checks = [line for line in estimate(wanted).lines if line.task == "checks"]
+    assert {line.rows for line in checks} == {len(CHECKS)}

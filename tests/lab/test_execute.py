@@ -146,7 +146,7 @@ def test_workers_change_nothing_but_the_time(tmp_path: Path) -> None:
 def test_a_finished_run_is_only_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pemath.lab.trials import Setting
+    from pemath.lab.setting import Setting
 
     made = recipe("distribution", tmp_path)
     folder = run(made, tmp_path)

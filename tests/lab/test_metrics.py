@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pemath.errors import RequestError
-from pemath.lab.metrics import METRICS, bootstrap, interval, metric, perplexity
+from pemath.lab.metrics import METRICS, bootstrap, interval, metric
 
 sklearn = pytest.importorskip("sklearn.metrics")
 stats = pytest.importorskip("scipy.stats")
@@ -24,6 +24,8 @@ def judged(name: str, labels: np.ndarray, guessed: np.ndarray) -> float:
             "matthews": lambda: sklearn.matthews_corrcoef(labels, guessed),
             "pearson": lambda: stats.pearsonr(labels, guessed)[0],
             "spearman": lambda: stats.spearmanr(labels, guessed)[0],
+            "mean": lambda: np.average(guessed),
+            "perplexity": lambda: np.exp(guessed.sum() / labels.sum()),
         }
         if name == "accuracy_f1":
             return (judged("accuracy", labels, guessed) + judged("f1", labels, guessed)) / 2
@@ -118,9 +120,29 @@ def test_bootstrap_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_perplexity() -> None:
     losses = np.array([[2.0, 4.0], [0.0, 0.0]])
-    np.testing.assert_allclose(perplexity(losses, [1, 3]), [np.exp(1.5), 1.0])
+    measure = METRICS["perplexity"]
+    np.testing.assert_allclose(measure([1, 3], losses), [np.exp(1.5), 1.0])
     with pytest.raises(ValueError, match="token"):
-        perplexity([], [])
+        measure([0, 0], losses)
+    with pytest.raises(ValueError, match="n > 0"):
+        measure([], [])
+
+
+def test_the_perplexity_of_a_resample_is_that_of_its_rows() -> None:
+    tokens, losses = np.array([1, 3, 4]), np.array([2.0, 4.0, 10.0])
+    counts = np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]])
+    found = METRICS["perplexity"].resampled(tokens, losses, counts)
+    np.testing.assert_allclose(found, [np.exp(14 / 6), np.exp(12 / 9)])
+
+
+def test_the_mean_looks_at_no_labels() -> None:
+    values = np.array([[0.1, 0.5, 0.9], [0.0, 0.0, 1.5]])
+    np.testing.assert_allclose(METRICS["mean"]([0, 0, 0], values), [0.5, 0.5])
+    np.testing.assert_array_equal(
+        METRICS["mean"]([7, 8, 9], values), METRICS["mean"]([0] * 3, values)
+    )
+    counts = np.array([[1.0, 2.0, 0.0]])
+    np.testing.assert_allclose(METRICS["mean"].resampled([0] * 3, values[0], counts), [1.1 / 3])
 
 
 def test_refusals() -> None:

@@ -13,11 +13,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from pemath.errors import StorageError  # noqa: E402
-from pemath.lab import trials as module_under_test  # noqa: E402
+from pemath.lab import setting as module_under_test  # noqa: E402
 from pemath.lab.data.rows import Row, Task  # noqa: E402
+from pemath.lab.quiz import Quiz  # noqa: E402
+from pemath.lab.setting import Module, Setting  # noqa: E402
 from pemath.lab.store import Store  # noqa: E402
 from pemath.lab.train import Training  # noqa: E402
-from pemath.lab.trials import Module, Quiz, Setting, Trials  # noqa: E402
+from pemath.lab.trials import Trials  # noqa: E402
 from pemath.references import WEIGHTS  # noqa: E402
 from tests.lab.tiny_models import save_model  # noqa: E402
 
@@ -36,7 +38,7 @@ def setting(tmp_path: Path) -> Setting:
 
 def trained(trials: Trials, setting: Setting, **changes: Any) -> Module:
     options: dict[str, Any] = {"pem": "lora", "settings": LORA, "training": TRAINING, "rows": ROWS,
-                               "seed": 1, "start_seed": 5} | changes  # fmt: skip
+                               "seed": 1, "start": 5} | changes  # fmt: skip
     pem, settings, training, rows = (
         options.pop(name) for name in ("pem", "settings", "training", "rows")
     )
@@ -67,7 +69,7 @@ def test_modules_share_the_saved_initialisation(setting: Setting, tmp_path: Path
     trials = Trials(Store(tmp_path / "store"))
     still = Training(learning_rate=1e-30, max_steps=1, weight_decay=0.0)
     a, b = (trained(trials, setting, training=still, rows=ROWS[i::2]) for i in (0, 1))
-    c = trained(trials, setting, training=still, start_seed=6)
+    c = trained(trials, setting, training=still, start=6)
     tensors = [load_file(str(made.folder / WEIGHTS)) for made in (a, b, c)]
     for name, tensor in tensors[0].items():
         assert torch.allclose(tensor, tensors[1][name], rtol=0, atol=1e-25)
@@ -76,6 +78,38 @@ def test_modules_share_the_saved_initialisation(setting: Setting, tmp_path: Path
         if "classifier" in name:  # the head is the setting's, whatever A is
             assert torch.allclose(tensor, tensors[2][name], rtol=0, atol=1e-25)
     assert len(list((tmp_path / "store" / "initialisations").iterdir())) == 2
+
+
+@pytest.mark.parametrize("pem", ["lora", "ia3", "full"])
+def test_training_can_begin_at_a_module(pem: str, setting: Setting, tmp_path: Path) -> None:
+    """At a learning rate of nearly nothing what comes out is what went in."""
+    from safetensors.torch import load_file
+
+    settings = {"lora": LORA, "ia3": {"target_modules": ["key"], "feedforward_modules": []}}
+    options: dict[str, Any] = {"pem": pem, "settings": settings.get(pem, {})}
+    trials = Trials(Store(tmp_path / "store"))
+    first = trained(trials, setting, **options)
+    still = Training(learning_rate=1e-30, max_steps=1, weight_decay=0.0)
+    same = trained(trials, setting, **options, training=still, start=first)
+    moved = trained(trials, setting, **options, rows=ROWS[::2], start=first)
+    begun, kept, further = (load_file(str(m.folder / WEIGHTS)) for m in (first, same, moved))
+    assert begun.keys() == kept.keys() == further.keys()
+    for name, tensor in begun.items():
+        assert torch.allclose(kept[name], tensor, rtol=0, atol=1e-6), name
+    assert any(not torch.allclose(further[name], tensor) for name, tensor in begun.items())
+    assert (same.pem, same.facts["steps"], moved.facts["rows"]) == (pem, 1, len(ROWS[::2]))
+    # One start was saved, and none for what goes on from a module.
+    starts = tmp_path / "store" / "initialisations"
+    assert (len(list(starts.iterdir())) if starts.exists() else 0) == (pem != "full")
+
+
+def test_what_a_module_began_with_is_a_part_of_it(setting: Setting, tmp_path: Path) -> None:
+    trials = Trials(Store(tmp_path / "store"))
+    short = Training(learning_rate=1e-2, max_steps=1, batch_size=4)
+    first, other = (trained(trials, setting, training=short, seed=seed) for seed in (1, 2))
+    after = [trained(trials, setting, training=short, start=start) for start in (first, other, 5)]
+    assert len({module.digest for module in after}) == 3
+    assert trained(trials, setting, training=short, start=first) == after[0]
 
 
 def test_nothing_is_done_twice(

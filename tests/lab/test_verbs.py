@@ -348,12 +348,12 @@ def test_a_search_is_seeded(here: Path) -> None:
 
 
 def test_the_base_is_loaded_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pemath.lab import trials
+    from pemath.lab import setting
 
     loaded = []
-    load = trials.load_model
+    load = setting.load_model
     monkeypatch.setattr(
-        trials,
+        setting,
         "load_model",
         lambda *words, **options: (loaded.append(1), load(*words, **options))[1],
     )

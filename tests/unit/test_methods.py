@@ -91,8 +91,8 @@ def test_every_method_says_what_it_is(name: str) -> None:
     assert found.summary.endswith((".", "`"))
     assert found.source
     assert found.space in {"factor", "delta", "core"}
-    share = "1/n" if found.needs else "1"
-    assert found.signature().startswith(f"{name}(a, b, …, weights=[{share}, …]")
+    usual = {"ones": "1", "shares": "1/n", "first": "1, 0"}[found.weights]
+    assert found.signature().startswith(f"{name}(a, b, …, weights=[{usual}, …]")
     for option in found.options.values():
         assert option.default is not inspect.Parameter.empty, "options have defaults"
 

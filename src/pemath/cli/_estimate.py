@@ -15,6 +15,8 @@ _WORK = {
     "train": "train",
     "choose": "choose among candidates",
     "evaluate": "evaluate compositions",
+    "write": "write texts",
+    "read": "read texts",
     "gram": "measure Gram matrices",
     "fisher": "measure Fisher information",
 }
@@ -63,7 +65,7 @@ def _show_facts(estimate: Estimate) -> None:
 
 def _show_rows(estimate: Estimate) -> None:
     show_table(
-        "Rows (of each task: to train a module, held out, asked)",
+        "Rows (of each task or text: to train a module, held out, asked)",
         ["task", "train", "validation", "test", "usual tokens"],
         [_row_cells(rows) for rows in estimate.rows],
     )
@@ -72,13 +74,13 @@ def _show_rows(estimate: Estimate) -> None:
 def _row_cells(rows: Rows) -> tuple[str, ...]:
     def shown(part: str, amount: int | None) -> str:
         if part not in rows.all_of:
-            return _count(amount)
+            return "" if amount == 0 else _count(amount)
         return "all" if amount is None else f"all, {amount:,}"
 
     return (
         display(rows.task),
         shown("train", rows.train),
-        f"{rows.validation:,}",
+        shown("validation", rows.validation),
         shown("test", rows.test),
         _count(rows.tokens),
     )
@@ -118,7 +120,17 @@ def _line_cells(line: Line) -> tuple[str, ...]:
 def _show_modules(estimate: Estimate) -> None:
     show_table(
         "Kept in the store",
-        ["module", "candidates", "trained", "parameters", "each", "statistics", "each", "together"],
+        [
+            "module",
+            "candidates",
+            "trained",
+            "parameters",
+            "each",
+            "statistics",
+            "each",
+            "together",
+            "composed",
+        ],
         [_kept_cells(kept) for kept in estimate.kept],
     )
 
@@ -133,6 +145,7 @@ def _kept_cells(kept: Kept) -> tuple[str, ...]:
         f"{kept.statistics:,}" if kept.statistics else "",
         _size(kept.statistics_bytes) if kept.statistics else "",
         _size(kept.bytes),
+        f"{kept.compositions:,}",
     )
 
 

@@ -74,7 +74,7 @@ def evaluate(
     task
         A known task, such as packages/movies or glue/rte, in place of a file: its test part.
     data_dir
-        The folder with the files of GLUE.
+        The folder with data files.
     statistics
         NAME=FILE, any number: what regmean and fisher need to know about an operand.
     max_length

@@ -111,7 +111,7 @@ def statistics(
     task
         A known task, such as packages/movies or glue/rte, in place of a file: its train part.
     data_dir
-        The folder with the files of GLUE.
+        The folder with data files.
     out
         The file to write; without it statistics.safetensors in the adapter's folder, where compose
         finds it.

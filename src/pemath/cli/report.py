@@ -14,7 +14,7 @@ from pemath.names import display
 if TYPE_CHECKING:
     from pemath.lab.report.blocks import Report, Table
 
-_SHOWN = ("results", "own-task", "count")
+_SHOWN = ("results", "own-task", "count", "verdicts", "better")
 
 
 def report(
@@ -60,7 +60,8 @@ def show_report(made: Report, files: list[Path], *, as_json: bool) -> None:
     for name in _SHOWN:
         if name in tables:
             _show(tables[name])
-    print(display(made.lead[-1].replace("`", ""), 2_000))
+    for text in made.lead[1:]:
+        print(display(text.replace("`", ""), 2_000))
     print(f"\nThe whole report: {display(files[0], 400)}")
 
 

@@ -22,6 +22,7 @@ def reproduce(
     /,
     *,
     preset: str | None = None,
+    seed: list[int] | None = None,
     data_dir: Path | None = None,
     out: Annotated[Path | None, Parameter(alias="-o")] = None,
     store: Path | None = None,
@@ -37,14 +38,16 @@ def reproduce(
     Parameters
     ----------
     experiment
-        distribution, multitask, or a recipe in a YAML file.
+        distribution, multitask, unlearning, transfer, detox, or a recipe in a YAML file.
     preset
-        smoke (under three minutes), packages (data that packages carry), cpu (GLUE files in
+        smoke (under three minutes), packages (data that packages carry), cpu (data files in
         --data-dir) or paper (the paper's models and data, for a GPU with network). A recipe of
         your own has none. Default: packages.
+    seed
+        Only this seed, in the place of the recipe's; may be given several times.
     data_dir
-        The folder with the GLUE files, laid out as docs/experiments.md says; without it they come
-        from the hub.
+        The folder with data files, laid out as docs/experiments.md says; without it GLUE comes from
+        the hub.
     out
         The run folder, with its report. Default: runs/NAME-PRESET.
     store
@@ -58,7 +61,7 @@ def reproduce(
     """
     # Without it torch's idle threads take the cores from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pemath.lab.recipes.recipe import EXPERIMENTS, Recipe
+    from pemath.lab.recipes.reading import EXPERIMENTS, preset_recipe, read_recipe
 
     known = experiment in EXPERIMENTS
     if not known and Path(experiment).suffix not in (".yaml", ".yml"):
@@ -70,9 +73,11 @@ def reproduce(
         raise RequestError("a recipe of your own has no presets", hint="leave --preset out")
     if known:
         preset = preset or "packages"
-        recipe = Recipe.preset(experiment, preset)
+        recipe = preset_recipe(experiment, preset)
     else:
-        recipe = Recipe.read(Path(experiment))
+        recipe = read_recipe(Path(experiment))
+    if seed:
+        recipe = recipe.changed(seeds=seed)
     if dry_run:
         from pemath.cli._estimate import show_estimate
         from pemath.lab.estimate.estimate import estimate
@@ -93,6 +98,7 @@ def reproduce(
     lab = Laboratory(recipe, store or out.parent / "store", data_dir, line)
     words = ["pemath", "reproduce", experiment]
     words += ["--preset", preset] if preset else []
+    words += [word for one in seed or () for word in ("--seed", str(one))]
     words += ["--data-dir", "DATA"] if data_dir else []
     facts = Facts(shlex.join(words), preset)
     try:

@@ -91,7 +91,7 @@ def sweep(
     task
         A known task, such as packages/movies or glue/rte, in place of files.
     data_dir
-        The folder with the files of GLUE.
+        The folder with data files.
     validation_rows
         Rows of a known task that are held out of training and choose the weights: as many as train
         was told to. Default: 200.

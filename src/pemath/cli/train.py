@@ -74,7 +74,7 @@ def train(
     task
         A known task, such as packages/movies or glue/rte, in place of a file.
     data_dir
-        The folder with the files of GLUE.
+        The folder with data files.
     validation_rows
         Rows of a known task that are held out of training, for sweep. Default: 200.
     pem

@@ -39,15 +39,13 @@ def weight(number: Fraction) -> float:
 
 
 def call_weights(call: Call) -> list[Fraction]:
-    """The weights of a call's arguments: its `weights` option, or ones, or equal shares of one for a
-    method that is a mean.
+    """The weights of a call's arguments: its `weights` option, or the method's usual ones.
 
     Raises: RequestError if they are not one number per argument.
     """
     given = dict(call.options).get("weights")
     if given is None:
-        each = Fraction(1, len(call.arguments)) if named_method(call.method).needs else Fraction(1)
-        return [each] * len(call.arguments)
+        return named_method(call.method).default_weights(len(call.arguments))
     numbers = given if isinstance(given, tuple) else (given,)
     if len(numbers) != len(call.arguments) or not all(type(n) is Fraction for n in numbers):
         raise RequestError(

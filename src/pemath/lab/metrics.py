@@ -85,17 +85,6 @@ def interval(values: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     return low, high
 
 
-def perplexity(losses: ArrayLike, tokens: ArrayLike) -> Floats:
-    """exp of the mean negative log-likelihood per token.
-
-    `losses` [..., n] are sums over the tokens of each text in nats, `tokens` [n] their numbers.
-    """
-    total = np.sum(np.asarray(tokens, dtype=np.float64))
-    if not total > 0:
-        raise ValueError("perplexity needs at least one token")
-    return np.asarray(np.exp(np.sum(np.asarray(losses, dtype=np.float64), axis=-1) / total))
-
-
 def _drawn(rows: int, replicates: int, seed: int) -> Iterator[Floats]:
     """How often each of `replicates` samples with replacement drew each row, in chunks."""
     draw = np.random.default_rng([seed, rows])
@@ -192,6 +181,20 @@ def _mean_of(one: _Counted, other: _Counted) -> _Counted:
     return lambda *data: (one(*data) + other(*data)) / 2
 
 
+def _mean(labels: NDArray[Any], guessed: NDArray[Any], counts: Floats) -> Floats:
+    """The mean of what was measured; labels are not looked at."""
+    return _ratio(guessed.astype(np.float64) @ counts.T, counts.sum(-1))
+
+
+def _perplexity(labels: NDArray[Any], guessed: NDArray[Any], counts: Floats) -> Floats:
+    """exp of the mean loss per token: losses in nats are predicted, labels are numbers of tokens."""
+    if not labels.sum() > 0:
+        raise ValueError("a perplexity needs at least one token")
+    tokens = labels.astype(np.float64) @ counts.T
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(_ratio(guessed.astype(np.float64) @ counts.T, tokens)))
+
+
 METRICS = {
     each.name: each
     for each in (
@@ -201,6 +204,8 @@ METRICS = {
         Metric("matthews", "Matthews correlation", _matthews),
         Metric("pearson", "Pearson correlation", _pearson),
         Metric("spearman", "Spearman correlation", _spearman),
+        Metric("mean", "mean", _mean),
+        Metric("perplexity", "perplexity", _perplexity),
         Metric("pearson_spearman", "mean of Pearson and Spearman", _mean_of(_pearson, _spearman)),
     )
 }

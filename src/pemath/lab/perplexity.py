@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from pemath.errors import ConfigError
 from pemath.lab.models import Base
 from pemath.names import display
+from pemath.threads import Progress, silent
 
 WINDOW, STRIDE = 1024, 512  # as in the authors' compute_ppl.py (arXiv 2306.14870)
 
@@ -20,13 +20,30 @@ def perplexity(
     *,
     window: int = WINDOW,
     stride: int = STRIDE,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> float:
     """exp of the mean negative log-likelihood per token that causal `model` gives to `text`.
 
     Windows of `window` tokens move on by `stride`; every token but the first is counted once, with
     at least window - stride tokens before it where the text has them. Raises ConfigError for a
     model that is not causal, or a text of fewer than two tokens; ValueError unless stride < window.
+    """
+    found = windows(base, model, text, window=window, stride=stride, progress=progress)
+    return math.exp(sum(loss for loss, _ in found) / sum(count for _, count in found))
+
+
+def windows(
+    base: Base,
+    model: Any,
+    text: str,
+    *,
+    window: int,
+    stride: int,
+    tokens: int | None = None,
+    progress: Progress = silent,
+) -> list[tuple[float, int]]:
+    """The same by windows: the summed negative log-likelihood of the tokens that a window counts,
+    and their number; only the first `tokens` are read. Raises as `perplexity` does.
     """
     import torch
 
@@ -39,10 +56,12 @@ def perplexity(
             found=f"a model of the family {base.family}",
             expected="a causal language model, such as pip:smollm2",
         )
-    ids = torch.tensor(base.tokenizer(text, verbose=False)["input_ids"], device=base.device)
+    ids = torch.tensor(
+        base.tokenizer(text, verbose=False)["input_ids"][:tokens], device=base.device
+    )
     if len(ids) < 2:
         raise ConfigError("a perplexity needs a text of at least two tokens", found=len(ids))
-    total, done = 0.0, 1
+    found, done = [], 1
     for start in range(0, len(ids), stride):
         end = min(start + window, len(ids))
         piece = ids[start:end]
@@ -50,9 +69,10 @@ def perplexity(
         with torch.inference_mode():
             logits = model(input_ids=piece[None], logits_to_keep=kept).logits[0, :-1].float()
         target = piece[1 - kept :]
-        total -= float(logits.log_softmax(-1).gather(-1, target[:, None]).double().sum())
+        likely = logits.log_softmax(-1).gather(-1, target[:, None]).double().sum()
+        found.append((-float(likely), kept - 1))
         done = end
         progress("reading", done, len(ids))
         if end == len(ids):
             break
-    return math.exp(total / (len(ids) - 1))
+    return found

@@ -19,7 +19,7 @@ from typing import Any
 from pemath.errors import StorageError
 from pemath.names import display
 
-_VERSION = 1  # of how trials are computed: a change that alters results makes a new number
+_VERSION = 2  # of how trials are computed: a change that alters results makes a new number
 _PACKAGES = ("pemath", "torch", "transformers", "peft")
 
 

@@ -13,6 +13,7 @@ from pemath.errors import RequestError
 from pemath.lab.data.rows import Row
 from pemath.lab.encoding import Encoder
 from pemath.lab.models import missing_lab, quiet
+from pemath.lab.writing import Writer
 from pemath.names import display
 
 Report = Callable[[str, int, int], None]
@@ -51,7 +52,7 @@ class Facts:
 
 def train(
     model: Any,
-    encoder: Encoder,
+    encoder: Encoder | Writer,
     rows: Sequence[Row],
     training: Training,
     *,

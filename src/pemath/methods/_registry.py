@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -18,6 +19,7 @@ from pemath.methods._statistics import Needed, SiteStatistics
 from pemath.names import display
 
 Space = Literal["factor", "delta", "core"]
+Weights = Literal["ones", "shares", "first"]
 Operands = Sequence[Adapter | None]
 
 
@@ -45,8 +47,9 @@ class Method:
     `space` is where it works: on factors, on dense deltas, or in the joint low-rank core. `check`
     looks at a stack before any tensor is read and returns what is wrong with it, or None. `rank`
     bounds the rank of the result, given the operands' ranks at the site, the operands and the
-    options. `needs` are the statistics that it is driven by; such a method is a mean: where no
-    weights are given, they sum to one.
+    options. `needs` are the statistics that it is driven by. `weights` says what the operands weigh
+    where no weights are given: one each, equal shares of one for a mean, or one for the first and
+    nothing for the others, which only steer what becomes of it.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Method:
     check: Callable[[Stack], PemathError | None]
     rank: Callable[..., int]
     needs: Needed | None = None
+    weights: Weights = "ones"
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -67,8 +71,15 @@ class Method:
     def signature(self) -> str:
         """The call as a user writes it."""
         shown = [f"{n}={_shown(p)}" for n, p in self.options.items()]
-        weights = f"weights=[{'1/n' if self.needs else '1'}, …]"
-        return f"{self.name}(a, b, …, {', '.join([weights, *shown])})"
+        weights = {"ones": "1", "shares": "1/n", "first": "1, 0"}[self.weights]
+        return f"{self.name}(a, b, …, {', '.join([f'weights=[{weights}, …]', *shown])})"
+
+    def default_weights(self, count: int) -> list[Fraction]:
+        """What `count` operands weigh where no weights are given."""
+        if self.weights == "first":
+            return [Fraction(int(index == 0)) for index in range(count)]
+        each = Fraction(1, max(count, 1)) if self.weights == "shares" else Fraction(1)
+        return [each] * count
 
     def bind(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options checked and converted. Raises RequestError, naming the option."""
@@ -104,11 +115,13 @@ def method(
     check: Callable[[Stack], PemathError | None] = _no_check,
     rank: Callable[..., int] = _sum_of_ranks,
     needs: Needed | None = None,
+    weights: Weights | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: register a function as the merge method of its name.
 
     The function takes the `Stack` of one site and returns one value of the same kind. Keyword-only
     parameters are the method's options, annotated with bool, int, float, str or a union with None.
+    A method that is driven by data is a mean: its `weights` are shares.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,7 +129,8 @@ def method(
         if name in _METHODS:
             raise ValueError(f"method {name} is registered twice")
         summary = (function.__doc__ or "").strip().split("\n")[0]
-        _METHODS[name] = Method(name, space, summary, source, function, check, rank, needs)
+        usual = weights or ("shares" if needs else "ones")
+        _METHODS[name] = Method(name, space, summary, source, function, check, rank, needs, usual)
         return function
 
     return register

@@ -5,7 +5,6 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pemath.lab.report.claims import FAILS, HOLDS, TIE
 from pemath.lab.report.read import Run, read_run
 from pemath.lab.report.write import write_report
 
-from .look import cells, table
+from .look import Page, cells, table
 
 
 def test_the_results_are_the_records(run: Run) -> None:
@@ -44,45 +43,6 @@ def test_what_arithmetic_costs(run: Run) -> None:
     assert independent[-2:] == ["71.0 %", cells(found, "LoRA", "independent, exact")[-1]]
     assert [group.title for group in found.groups] == ["LoRA", "(IA)³"]
     assert len(found.groups[1].rows) == 4  # (IA)³ has no independent initialisation
-
-
-class Page(HTMLParser):
-    """Checks that elements nest, and collects ids, tags and what would be loaded."""
-
-    EMPTY = frozenset({"meta", "br", "hr", "img", "link", "input"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.ids: list[str] = []
-        self.loads: list[str] = []
-        self.said: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            if name in {"src", "href", "xlink:href"} and not (value or "").startswith("#"):
-                self.loads.append(value or "")
-            assert not name.startswith("on")
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.EMPTY:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.said.append(data)
 
 
 def test_the_page_needs_nothing_else(written: Path) -> None:

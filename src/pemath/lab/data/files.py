@@ -24,7 +24,7 @@ MOST_LABELS = 1_000
 REGRESSION = "pearson_spearman"
 
 # Where a record stands in its file, and its columns.
-_Record = tuple[str, dict[str, Any]]
+Record = tuple[str, dict[str, Any]]
 
 
 class FileTask(Protocol):
@@ -96,7 +96,7 @@ def read_files(spec: FileTask) -> Parts:
     return Parts(task, train, test, validation)
 
 
-def _labels(spec: FileTask, records: Sequence[_Record]) -> tuple[str, ...]:
+def _labels(spec: FileTask, records: Sequence[Record]) -> tuple[str, ...]:
     if spec.labels is not None:
         return tuple(spec.labels)
     found = sorted({_name(record[spec.label]) for _, record in records} - {""})
@@ -112,7 +112,7 @@ def _labels(spec: FileTask, records: Sequence[_Record]) -> tuple[str, ...]:
 
 
 def _rows(
-    records: Sequence[_Record], task: Task, spec: FileTask, path: Path | None
+    records: Sequence[Record], task: Task, spec: FileTask, path: Path | None
 ) -> tuple[Row, ...]:
     rows, problems = [], []
     for place, record in records:
@@ -162,7 +162,7 @@ def _name(value: Any) -> str:
     return str(value).strip()
 
 
-def _records(path: Path, spec: FileTask) -> list[_Record]:
+def _records(path: Path, spec: FileTask) -> list[Record]:
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise ConfigError(
@@ -190,7 +190,8 @@ def _records(path: Path, spec: FileTask) -> list[_Record]:
     return found
 
 
-def _text(data: bytes, path: Path) -> str:
+def decoded(data: bytes, path: Path) -> str:
+    """The text of a file. Raises ConfigError where it is not UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -198,8 +199,10 @@ def _text(data: bytes, path: Path) -> str:
         raise ConfigError("the file is not UTF-8", where=f"{display(path)}: line {line}") from None
 
 
-def _csv(data: bytes, path: Path) -> Iterator[_Record]:
-    reader = csv.reader(io.StringIO(_text(data, path), newline=""), strict=True)
+def csv_records(data: bytes, path: Path, delimiter: str = ",") -> Iterator[Record]:
+    """Records with quoting, after a header, each with its line. Raises: ConfigError."""
+    text = io.StringIO(decoded(data, path), newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     line = 1
     try:
         header = next(reader, [])
@@ -214,8 +217,9 @@ def _csv(data: bytes, path: Path) -> Iterator[_Record]:
         ) from None
 
 
-def _tsv(data: bytes, path: Path) -> Iterator[_Record]:
-    lines = _text(data, path).split("\n")
+def tsv_records(data: bytes, path: Path) -> Iterator[Record]:
+    """Records without quoting, after a header, each with its line. Raises: ConfigError."""
+    lines = decoded(data, path).split("\n")
     header = lines[0].rstrip("\r").split("\t")
     for number, line in enumerate(lines[1:], 2):
         if line.strip():
@@ -235,8 +239,9 @@ def _named(header: list[str], fields: list[str], where: str) -> dict[str, Any]:
     return dict(zip(header, fields, strict=True))
 
 
-def _jsonl(data: bytes, path: Path) -> Iterator[_Record]:
-    for number, line in enumerate(_text(data, path).split("\n"), 1):
+def jsonl_records(data: bytes, path: Path) -> Iterator[Record]:
+    """The JSON objects of a file, one a line, each with its line. Raises: ConfigError."""
+    for number, line in enumerate(decoded(data, path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{display(path)}: line {number}"
@@ -251,7 +256,7 @@ def _jsonl(data: bytes, path: Path) -> Iterator[_Record]:
         yield f"line {number}", record
 
 
-def _parquet(data: bytes, path: Path) -> Iterator[_Record]:
+def _parquet(data: bytes, path: Path) -> Iterator[Record]:
     try:
         import pandas as pd
 
@@ -270,9 +275,9 @@ def _parquet(data: bytes, path: Path) -> Iterator[_Record]:
         yield f"row {number}", {str(column): value for column, value in record.items()}
 
 
-_READERS: dict[str, Callable[[bytes, Path], Iterator[_Record]]] = {
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".jsonl": _jsonl,
+_READERS: dict[str, Callable[[bytes, Path], Iterator[Record]]] = {
+    ".csv": csv_records,
+    ".tsv": tsv_records,
+    ".jsonl": jsonl_records,
     ".parquet": _parquet,
 }

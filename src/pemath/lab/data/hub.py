@@ -1,13 +1,13 @@
-"""The GLUE tasks from the hub, where it can be reached."""
+"""Data sets from the hub, where it can be reached."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pemath.errors import ConfigError, MissingExtra, ReferenceNotFound
 from pemath.lab.data.glue import GLUE, how_to_get, label_index
-from pemath.lab.data.rows import Parts, Row
+from pemath.lab.data.rows import Parts, Row, Task
 from pemath.names import display
 
 REPOSITORY = "nyu-mll/glue"
@@ -30,46 +30,70 @@ def read_hub(name: str) -> Parts:
 
     Raises: MissingExtra, ReferenceNotFound (with what to download instead), ConfigError.
     """
-    known = GLUE[name]
-    short = name.removeprefix("glue/")
+    known, short = GLUE[name], name.removeprefix("glue/")
+    dev = "validation_matched" if short == "mnli" else "validation"
+    train, test = fetch(name, REPOSITORY, short, ("train", dev), how_to_get(known))
+    return Parts(known.task, _rows(known.task, train), _rows(known.task, test))
+
+
+def fetch(
+    name: str, repository: str, config: str | None, splits: Sequence[str], instead: str
+) -> list[Iterable[dict[str, Any]]]:
+    """The `splits` of a repository; `instead` says what to do where there is no hub.
+
+    Raises: MissingExtra, ReferenceNotFound.
+    """
     try:
         import datasets
     except ImportError as missing:
         raise MissingExtra(
-            f"`{name}` needs a data folder, or `datasets`, which is not installed",
-            hint=f'pip install "pemath[lab]"; or {how_to_get(known)}',
+            f"`{name}` needs `datasets`, which is not installed",
+            hint=f'pip install "pemath[lab]"; or {instead}',
         ) from missing
-    dev = "validation_matched" if short == "mnli" else "validation"
     try:
-        train, test = datasets.load_dataset(REPOSITORY, short, split=["train", dev])
+        found = datasets.load_dataset(repository, config, split=list(splits))
     except (OSError, ValueError, RuntimeError) as error:
         raise ReferenceNotFound(
             f"`{name}` is neither in a data folder nor on a hub that can be reached",
-            where=f"hub: {REPOSITORY}, {short}",
+            where=f"hub: {repository}" + (f", {config}" if config else ""),
             found=display(error, 200),
-            hint=how_to_get(known),
+            hint=instead,
         ) from None
-    return Parts(known.task, _rows(name, train), _rows(name, test))
+    return list(found)
 
 
-def _rows(name: str, found: Iterable[dict[str, Any]]) -> tuple[Row, ...]:
-    columns, task = _TEXTS[name.removeprefix("glue/")], GLUE[name].task
-    rows = []
-    for number, record in enumerate(found):
-        missing = [column for column in (*columns, "label") if column not in record]
+def columns(
+    found: Iterable[dict[str, Any]], wanted: Sequence[str], repository: str
+) -> Iterator[tuple[Any, ...]]:
+    """The `wanted` columns of every row. Raises: ConfigError."""
+    for record in found:
+        missing = [column for column in wanted if column not in record]
         if missing:
             raise ConfigError(
-                f"the hub's rows have no column `{missing[0]}`", where=f"hub: {REPOSITORY}, {name}"
+                f"the hub's rows have no column `{missing[0]}`", where=f"hub: {repository}"
             )
-        texts = tuple(str(record[column]).strip() for column in columns)
-        label = label_index(record["label"], task.labels)
-        if label is None:
-            raise ConfigError(
-                "unknown label",
-                where=f"hub: {REPOSITORY}, {name}, row {number}",
-                found=display(record["label"], 40),
-            )
+        yield tuple(record[column] for column in wanted)
+
+
+def label(value: object, task: Task, repository: str, number: int) -> int | float:
+    """The label that the hub's `value` means. Raises: ConfigError."""
+    known = label_index(value, task.labels)
+    if known is None:
+        raise ConfigError(
+            "unknown label",
+            where=f"hub: {repository}, {task.name}, row {number}",
+            found=display(value, 40),
+        )
+    return known
+
+
+def _rows(task: Task, found: Iterable[dict[str, Any]]) -> tuple[Row, ...]:
+    wanted = (*_TEXTS[task.name.removeprefix("glue/")], "label")
+    rows = []
+    for number, (*values, given) in enumerate(columns(found, wanted, REPOSITORY)):
+        texts = tuple(str(value).strip() for value in values)
+        known = label(given, task, REPOSITORY, number)
         # The hub's copy of QQP has two rows with an empty question, as the official file does.
         if all(texts):
-            rows.append(Row(texts, label))
+            rows.append(Row(texts, known))
     return tuple(rows)

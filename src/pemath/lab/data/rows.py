@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 SEED = 42  # as in lab/examples_data.py: what was held out there is held out here
 
@@ -53,6 +53,27 @@ class Task:
     def is_regression(self) -> bool:
         """Whether labels are numbers."""
         return not self.labels
+
+    def key(self) -> dict[str, Any]:
+        """What of it determines how rows are shown to a model."""
+        return {"labels": list(self.labels), "prompt": self.prompt, "words": list(self.words)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What a language model learns to write: rows hold a prompt ("" for none) and what follows it.
+
+    In a `chat` the prompt is a user's message, put as the tokenizer's template puts it. A `closed`
+    text ends with the end-of-sequence token; an open one may have been cut anywhere.
+    """
+
+    name: str
+    chat: bool = False
+    closed: bool = True
+
+    def key(self) -> dict[str, Any]:
+        """What of it determines how rows are shown to a model."""
+        return {"chat": self.chat, "closed": self.closed}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pemath.errors import RequestError
-from pemath.lab.data import glue, packages
+from pemath.lab.data import glue, packages, reviews
 from pemath.lab.data.rows import Parts, Task, TaskData, digest
 from pemath.lab.data.split import hold_out, sample, without
 from pemath.names import display
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TASKS: Mapping[str, Task] = MappingProxyType(
     {name: known.task for name, known in glue.GLUE.items()}
     | {name: known.task for name, known in packages.PACKAGES.items()}
+    | {name: known.task for name, known in (reviews.REVIEWS | reviews.HUB).items()}
 )
 
 
@@ -41,7 +42,8 @@ def load_task(
 
     Args:
         name: a name of `TASKS`, or a description of files.
-        data_dir: a folder with the GLUE files; without it they come from the hub.
+        data_dir: a folder with the GLUE files, which otherwise come from the hub, and with
+            the reviews, which do not.
         validation_rows: rows to hold out of the train rows; a user's validation file is cut to
             that many.
         test_rows: at most so many test rows, chosen by a fixed hash.
@@ -64,6 +66,8 @@ def _parts(name: str | FileTask, data_dir: Path | None) -> Parts:
         return read_files(name)
     if name in packages.PACKAGES:
         return packages.read_package(name)
+    if name in reviews.REVIEWS or name in reviews.HUB:
+        return reviews.read_reviews(name, data_dir)
     if name in glue.GLUE:
         if data_dir is not None:
             return glue.read_folder(name, data_dir)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from pemath.lab.estimate.sizes import ModelSize
+from pemath.lab.estimate.model_sizes import ModelSize
 
 Amount = int | None  # None: not known without the data or the model
 
+BYTES = 4  # of a number in the store: float32
 FORWARD, THROUGH_FROZEN, THROUGH_TRAINED = 2, 2, 4  # operations per token and parameter
 
 # Operations per second of one core in float32, by work: MiniLM forwards at 3,800 tokens/s, LoRA
@@ -60,13 +61,30 @@ def least(*amounts: Amount) -> Amount:
     return min((amount for amount in amounts if amount is not None), default=None)
 
 
+class Both(NamedTuple):
+    """An amount at most, and as it likely is."""
+
+    most: Amount
+    likely: Amount
+
+    def times(self, *factors: float | None) -> Both:
+        """Both of them multiplied."""
+        return Both(product(self.most, *factors), product(self.likely, *factors))
+
+    def plus(self, other: Both) -> Both:
+        """The sums of both."""
+        return Both(total((self.most, other.most)), total((self.likely, other.likely)))
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a task: per module, held out, and asked. `all_of` names the parts taken whole."""
+    """Rows of a task: per module, held out, and asked. `all_of` names the parts taken whole. Of
+    texts, what is written or read are rows too.
+    """
 
     task: str
     train: Amount
-    validation: int
+    validation: Amount
     test: Amount
     all_of: tuple[str, ...]
     tokens: Amount  # of a usual row, at most the recipe's max_length
@@ -76,10 +94,10 @@ class Rows:
 class Line:
     """One sort of work of one kind of module on one task, with everything that it adds up to.
 
-    `work` is train, choose (the candidates of a grid, on the validation rows), evaluate, gram or
-    fisher (the statistics of data-driven methods). `part` is that of the module, or of the rows.
-    `steps` are batches where nothing is trained. `tokens` is at most, `likely` by the usual length
-    of a row.
+    `work` is train, choose (the candidates of a grid, on the validation rows), evaluate, write,
+    read (how likely texts are), gram or fisher (the statistics of data-driven methods). `part` is
+    that of the module, or of the rows. `steps` are batches where nothing is trained, and batches of
+    a token each where texts are written. `tokens` is at most, `likely` by the usual length of a row.
     """
 
     work: str
@@ -140,6 +158,7 @@ class Kept:
     module_bytes: Amount
     statistics: int
     statistics_bytes: Amount
+    compositions: int  # made and swapped in, not kept
 
     @property
     def bytes(self) -> Amount:
@@ -230,11 +249,8 @@ class Estimate:
         """What is neither training nor asking; an adapter of unknown size counts as a small one."""
         seconds = 0.0
         for kept in self.kept:
-            mine = [line for line in self.lines if line.pem == kept.pem]
-            asked = sum(line.times for line in mine if line.work in ("choose", "evaluate"))
-            size = kept.module_bytes or 0
-            seconds += kept.modules * MODULE_SECONDS
-            seconds += asked * (COMPOSE_SECONDS + size * COMPOSE_SECONDS_PER_BYTE)
+            each = COMPOSE_SECONDS + (kept.module_bytes or 0) * COMPOSE_SECONDS_PER_BYTE
+            seconds += kept.modules * MODULE_SECONDS + kept.compositions * each
         return seconds
 
 

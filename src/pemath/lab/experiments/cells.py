@@ -6,21 +6,31 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from pemath.lab.data.rows import Row, Task, TaskData
+from pemath.errors import RequestError
+from pemath.lab.data.corpora import Corpus
+from pemath.lab.data.instructions import Instructions
+from pemath.lab.data.rows import Row, Task, TaskData, Writing
 from pemath.lab.data.tasks import load_task
+from pemath.lab.desk import Ask, Question
 from pemath.lab.evaluate import Prediction
 from pemath.lab.metrics import score_of
-from pemath.lab.recipes.recipe import OPERANDS, Recipe
-from pemath.lab.recipes.sections import Full, Sweep
-from pemath.lab.search import Weights, best, fill, plain, search
+from pemath.lab.models import family_of
+from pemath.lab.quiz import Quiz
+from pemath.lab.recipes.common import Common
+from pemath.lab.recipes.recipe import OPERANDS, Recipe, TaskSpec
+from pemath.lab.recipes.sections import Full, Rows, Sweep
+from pemath.lab.search import Weights, best, fill, plain, require, search
+from pemath.lab.setting import Module, Setting
 from pemath.lab.store import Store
 from pemath.lab.train import Training
-from pemath.lab.trials import Ask, Module, Quiz, Setting, Trials
+from pemath.lab.trials import Trials
+from pemath.names import display
 from pemath.threads import Progress, silent
 
 SHARED, INDEPENDENT = "shared", "independent"
+AnyRecipe = TypeVar("AnyRecipe", bound=Common)
 _OTHER_START = 1000  # added to a seed for a second, independent initialisation
 
 
@@ -37,20 +47,27 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a cell: lines for the files of a run folder."""
+    """What came out of a cell: lines for the files of a run folder, and `facts` for its run.json."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
     modules: list[dict[str, Any]] = field(default_factory=list)
     interference: list[dict[str, Any]] = field(default_factory=list)
+    generations: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     labels: dict[str, dict[str, list[Prediction]]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def start_of(seed: int, initialisation: str) -> int:
+    """The seed of the values that a module starts from."""
+    return seed + (_OTHER_START if initialisation == INDEPENDENT else 0)
 
 
 @dataclass(frozen=True)
-class Laboratory:
+class Laboratory(Generic[AnyRecipe]):
     """A recipe with the means to carry it out."""
 
-    recipe: Recipe
+    recipe: AnyRecipe
     store: Path
     data_dir: Path | None = None
     progress: Progress = silent
@@ -59,17 +76,16 @@ class Laboratory:
         """Trials that are kept in the store."""
         return Trials(Store(self.store), self.recipe.training.report_to, self.progress)
 
-    def data(self, position: int) -> TaskData:
-        """The rows of the recipe's task at `position`."""
-        rows = self.recipe.rows
+    def data(self, task: str | TaskSpec, rows: Rows) -> TaskData:
+        """The rows of a task of the recipe, as many as it says."""
         return load_task(
-            self.recipe.tasks[position],
+            task,
             data_dir=self.data_dir,
             validation_rows=rows.validation,
             test_rows=rows.test,
         )
 
-    def setting(self, task: Task, seed: int) -> Setting:
+    def setting(self, task: Task | Writing, seed: int) -> Setting:
         """The recipe's model on `task`; the head that it lacks is drawn from `seed`."""
         model = self.recipe.model
         return Setting(model.name, task, model.max_length, model.dtype, seed)
@@ -93,9 +109,10 @@ class Laboratory:
             return candidates[0]
         found = []
         for candidate in candidates:
-            module = self.trained(setting, pem, candidate, rows, seed=seed, initialisation=SHARED)
-            with self.asking({"a": module}, {"": Quiz(setting, validation)}) as ask:
-                score = score_of(setting.task, validation, ask("a", "").predictions)
+            module = self.trained(setting, pem, candidate, rows, seed=seed, start=seed)
+            quiz = Quiz(setting, validation)
+            with self.asking({"a": module}, {"": quiz}) as ask:
+                score = score_of(quiz.task, validation, ask("a", "").predictions)
             found.append((score, candidate))
         return max(found, key=lambda pair: pair[0])[1]
 
@@ -107,10 +124,12 @@ class Laboratory:
         rows: Sequence[Row],
         *,
         seed: int,
-        initialisation: str,
+        start: int | Module,
         steps: int | None = None,
     ) -> Module:
-        """The module trained on `rows` with `settings`; `steps` overrides how long."""
+        """The module trained on `rows` with `settings`, from `start`, as `start_of` gives it or a
+        module to be trained further; `steps` overrides how long.
+        """
         training = self.recipe.training_of(settings)
         if steps is not None:
             training["max_steps"] = steps
@@ -121,18 +140,18 @@ class Laboratory:
             Training(**training),
             rows,
             seed=seed,
-            start_seed=seed + (_OTHER_START if initialisation == INDEPENDENT else 0),
+            start=start,
         )
 
     def asking(
         self,
         modules: Mapping[str, Module],
-        quizzes: Mapping[str, Quiz],
+        questions: Mapping[str, Question],
         statistics: Mapping[str, Path] | None = None,
     ) -> AbstractContextManager[Ask]:
-        """A function that says what an expression over `modules` answers to a quiz."""
+        """A function that says what an expression over `modules` answers to a question."""
         size = self.recipe.evaluation.batch_size
-        return self.trials().asking(modules, quizzes, batch_size=size, statistics=statistics)
+        return self.trials().asking(modules, questions, batch_size=size, statistics=statistics)
 
     def statistics(self, setting: Setting, module: Module, rows: Sequence[Row]) -> Path:
         """The statistics of `module` on the first of its own training rows."""
@@ -144,6 +163,25 @@ class Laboratory:
             gram_rows=evaluation.gram_rows,
             fisher_rows=evaluation.fisher_rows,
             batch_size=evaluation.batch_size,
+        )
+
+
+def check_tasks(lab: Laboratory[Recipe]) -> None:
+    """Refuse, before anything is trained, tasks that cannot be read or that the model cannot answer.
+
+    Raises what reading them raises, and RequestError.
+    """
+    if lab.recipe.sweep is not None:
+        require(lab.recipe.sweep.search)
+    for given in lab.recipe.tasks:
+        check_answerable(lab, lab.data(given, lab.recipe.rows).task)
+
+
+def check_answerable(lab: Laboratory[Any], task: Task) -> None:
+    """Refuse a task without a prompt for a model that answers prompts. Raises RequestError."""
+    if family_of(lab.recipe.model.name) != "encoder" and not task.words:
+        raise RequestError(
+            f"task `{display(task.name)}` has no prompt, which `{lab.recipe.model.name}` needs"
         )
 
 
@@ -162,7 +200,7 @@ class Examination:
     def put(self, name: str, expression: str, quiz: str, weights: Weights | None = None) -> float:
         """The metric of `expression`, recorded as composition `name`."""
         quizzed, answered = self.quizzes[quiz], self.ask(expression, quiz)
-        task = quizzed.setting.task
+        task = quizzed.task
         score = score_of(task, quizzed.rows, answered.predictions)
         self.records.append(
             {
@@ -220,6 +258,13 @@ def task_facts(data: TaskData) -> dict[str, Any]:
         "test_rows": len(data.test),
         "digest": data.digest,
     }
+
+
+def text_facts(texts: Corpus | Instructions) -> dict[str, Any]:
+    """What is said in run.json of texts that a module was trained on."""
+    count = len(texts.texts if isinstance(texts, Corpus) else texts.rows)
+    said = {"source": texts.source, "train_rows": count, "digest": texts.digest}
+    return {"metric": "mean", "labels": [], **said}
 
 
 def labels_of(data: TaskData) -> dict[str, list[Prediction]]:

@@ -19,14 +19,17 @@ from pemath.lab.experiments.cells import (
     Examination,
     Laboratory,
     Outcome,
+    check_tasks,
     labels_of,
     module_line,
+    start_of,
     task_facts,
 )
 from pemath.lab.experiments.interference import interference
+from pemath.lab.quiz import Quiz
 from pemath.lab.recipes.recipe import OPERANDS, Recipe
 from pemath.lab.recipes.sections import Sweep
-from pemath.lab.trials import Module, Quiz
+from pemath.lab.setting import Module
 
 
 def cells(recipe: Recipe) -> list[Cell]:
@@ -39,10 +42,15 @@ def cells(recipe: Recipe) -> list[Cell]:
     ]
 
 
-def run(lab: Laboratory, cell: Cell) -> Outcome:
+def check(lab: Laboratory[Recipe]) -> None:
+    """Refuse what can be refused before anything is trained."""
+    check_tasks(lab)
+
+
+def run(lab: Laboratory[Recipe], cell: Cell) -> Outcome:
     """Train and evaluate one cell."""
     recipe = lab.recipe
-    data = lab.data(cell.tasks[0])
+    data = lab.data(recipe.tasks[cell.tasks[0]], recipe.rows)
     task, setting = data.task, lab.setting(data.task, cell.seed)
     halves = _halves(recipe, data, cell.seed)
     # On undivided rows, as the module that the merge has to live up to: that favours no half.
@@ -64,7 +72,7 @@ def run(lab: Laboratory, cell: Cell) -> Outcome:
             settings,
             rows,
             seed=cell.seed,
-            initialisation=start,
+            start=start_of(cell.seed, start),
             steps=steps,
         )
         outcome.modules.append(module_line(module, initialisation=start, part=part, **facts))

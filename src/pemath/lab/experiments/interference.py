@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pemath.lab.setting import Module
 from pemath.lab.store import Store
-from pemath.lab.trials import Module
 
 _LAYER = re.compile(r"\.(?:layers?|h|block|blocks)\.(\d+)\.")
 

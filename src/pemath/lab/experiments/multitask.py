@@ -17,13 +17,16 @@ from pemath.lab.experiments.cells import (
     Examination,
     Laboratory,
     Outcome,
+    check_tasks,
     labels_of,
     module_line,
+    start_of,
     task_facts,
 )
 from pemath.lab.experiments.interference import interference
+from pemath.lab.quiz import Quiz
 from pemath.lab.recipes.recipe import OPERANDS, Recipe
-from pemath.lab.trials import Module, Quiz
+from pemath.lab.setting import Module
 
 
 def cells(recipe: Recipe) -> list[Cell]:
@@ -31,10 +34,15 @@ def cells(recipe: Recipe) -> list[Cell]:
     return [Cell((0, 1), pem, seed) for seed in recipe.seeds for pem in recipe.modules.chosen()]
 
 
-def run(lab: Laboratory, cell: Cell) -> Outcome:
+def check(lab: Laboratory[Recipe]) -> None:
+    """Refuse what can be refused before anything is trained."""
+    check_tasks(lab)
+
+
+def run(lab: Laboratory[Recipe], cell: Cell) -> Outcome:
     """Train and evaluate one cell."""
     recipe = lab.recipe
-    both = [lab.data(task) for task in cell.tasks]
+    both = [lab.data(recipe.tasks[task], recipe.rows) for task in cell.tasks]
     settings = [lab.setting(data.task, cell.seed) for data in both]
     rows = [sample(data.train, recipe.rows.train) for data in both]
     first = recipe.seeds[0]
@@ -60,7 +68,7 @@ def run(lab: Laboratory, cell: Cell) -> Outcome:
             chosen[position],
             rows[position],
             seed=cell.seed,
-            initialisation=start,
+            start=start_of(cell.seed, start),
         )
         facts = {"task": names[position], "seed": cell.seed, "initialisation": start}
         outcome.modules.append(module_line(module, part="ab"[position], **facts))

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from pemath.errors import LayoutError, RequestError
 from pemath.lab.data.rows import Row
+from pemath.lab.desk import Answered, Ask
 from pemath.lab.models import family_of, require
 from pemath.lab.own.agreement import agreed, check_labels, held_out_alike, model_of, subject_of
 from pemath.lab.own.card import Card, card_of
@@ -21,9 +22,11 @@ from pemath.lab.own.operands import (
     open_operands,
 )
 from pemath.lab.own.subject import Asked, Subject, check_answers, read, refuse, validated
+from pemath.lab.quiz import Quiz
 from pemath.lab.recipes.sections import Evaluation
+from pemath.lab.setting import Setting
 from pemath.lab.store import Store
-from pemath.lab.trials import Answered, Ask, Quiz, Setting, Trials
+from pemath.lab.trials import Trials
 from pemath.names import display
 from pemath.threads import Progress, silent
 
@@ -74,7 +77,7 @@ class Bench:
         setting = self.setting
         return card_of(
             self.subject,
-            setting.task,
+            self.asked.task,
             model=setting.model,
             dtype=setting.dtype,
             max_length=setting.max_length,

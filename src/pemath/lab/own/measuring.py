@@ -12,9 +12,9 @@ from pemath.lab.modules import attach
 from pemath.lab.own.agreement import model_of, subject_of
 from pemath.lab.own.card import read_card
 from pemath.lab.own.subject import Subject, check_answers, read
+from pemath.lab.setting import Setting
 from pemath.lab.statistics.batches import Batch
 from pemath.lab.statistics.collect import collect
-from pemath.lab.trials import Setting
 from pemath.names import display
 from pemath.references import resolve
 
@@ -64,7 +64,7 @@ def measure(
     check_answers(asked.task, given, chosen)
     seed = 0 if card is None else card.start_seed
     setting = Setting(chosen.name, asked.task, chosen.max_length, chosen.dtype, seed)
-    base = setting.base()
+    base = setting.base(kind)
     encoder = setting.encoder(base)
     loaded = attach(base, kind, folder)
 

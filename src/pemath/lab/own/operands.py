@@ -18,7 +18,7 @@ from pemath.kinds import Adapter, open_adapter
 from pemath.lab.assets import ASSETS
 from pemath.lab.modules import PEMS
 from pemath.lab.own.card import Card, read_card
-from pemath.lab.trials import Module
+from pemath.lab.setting import Module
 from pemath.names import display, listing
 from pemath.references import CONFIG, STATISTICS, WEIGHTS, resolve
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pemath.lab.data.rows import Row, Task
-from pemath.lab.trials import Answered
+from pemath.lab.desk import Answered
 
 
 @dataclass(frozen=True)

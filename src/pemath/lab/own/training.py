@@ -17,9 +17,10 @@ from pemath.lab.own.card import Card, card_of, write_card
 from pemath.lab.own.subject import Subject, check_answers, read, refuse, validated
 from pemath.lab.recipes.sections import Full, Ia3, Lora, Model
 from pemath.lab.recipes.sections import Training as Optimiser
+from pemath.lab.setting import Setting, digest_of
 from pemath.lab.store import Store
 from pemath.lab.train import Training, check_trackers
-from pemath.lab.trials import Setting, Trials, digest_of
+from pemath.lab.trials import Trials
 from pemath.names import display
 from pemath.references import CONFIG, WEIGHTS
 from pemath.threads import Progress, silent
@@ -95,7 +96,7 @@ def train(
         Training(**options),
         rows,
         seed=seed,
-        start_seed=start_seed,
+        start=start_seed,
     )
     name = os.path.abspath(base.name) if Path(base.name).is_dir() else base.name
     card = card_of(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from pemath.expression.linear import call_weights
 from pemath.expression.parser import parse
-from pemath.expression.tree import Call, Expression, Scaled, Sum, thaw
+from pemath.expression.tree import Call, Expression, Scaled, Sum, occurrences, thaw
 from pemath.lab.search import Span, every, fill
 from pemath.methods import named_method
 
@@ -19,15 +19,25 @@ def check_composition(text: str) -> None:
     _check(parse(text, OPERANDS))
 
 
-def check_sweep(text: str, spans: dict[str, Span]) -> None:
+def check_sweep(
+    text: str, spans: dict[str, Span], operands: Mapping[str, str] | None = None
+) -> None:
     """The same with every combination of weights filled in. Raises UsageError."""
     for weights in every(spans):
-        _check(fill(text, OPERANDS, weights))
+        _check(fill(text, operands or OPERANDS, weights))
 
 
-def is_data_driven(text: str, spans: dict[str, Span] | None = None) -> bool:
+def operands_in(text: str, spans: dict[str, Span], operands: Iterable[str]) -> list[str]:
+    """Which of `operands` the expression uses, sorted. Raises UsageError."""
+    tree = fill(text, {name: name for name in operands}, next(every(spans)))
+    return sorted({str(operand.name) for operand in occurrences(tree)})
+
+
+def is_data_driven(
+    text: str, spans: dict[str, Span] | None = None, operands: Mapping[str, str] | None = None
+) -> bool:
     """Whether the expression calls a method that needs statistics of its operands."""
-    tree = fill(text, OPERANDS, next(every(spans or {})))
+    tree = fill(text, operands or OPERANDS, next(every(spans or {})))
     return any(named_method(call.method).needs for call in _calls(tree))
 
 

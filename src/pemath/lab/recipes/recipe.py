@@ -1,7 +1,7 @@
-"""A recipe: one YAML file that says everything about an experiment, checked before anything runs.
+"""The recipe of an experiment that merges two modules: distribution generalisation, multi-tasking.
 
 experiment, model, tasks, rows, modules, training, initialisation, compositions, sweep, evaluation,
-seeds: each section is a class in `sections`. Presets are recipes shipped with pemath.
+seeds: each section is a class in `sections`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,43 +18,28 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
 )
 
-from pemath.errors import RequestError
-from pemath.formats.yaml import read_yaml
 from pemath.lab.assets import PREFIX
 from pemath.lab.data.tasks import TASKS
+from pemath.lab.recipes.common import Common
 from pemath.lab.recipes.expressions import OPERANDS, check_composition, is_data_driven
 from pemath.lab.recipes.mistakes import (
     Place,
     as_value_error,
-    mistakes,
     nearest,
-    refuse,
 )
 from pemath.lab.recipes.sections import (
-    Evaluation,
-    Full,
     Model,
-    Modules,
     Rows,
-    Section,
-    Seed,
     Sweep,
-    Training,
     distinct,
 )
 from pemath.lab.recipes.task import TaskSpec
 from pemath.names import display
 
-__all__ = ["EXPERIMENTS", "OPERANDS", "PRESETS", "Recipe", "TaskSpec"]
+__all__ = ["OPERANDS", "Recipe", "TaskSpec"]
 
-EXPERIMENTS = ("distribution", "multitask")
-PRESETS = ("smoke", "packages", "cpu", "paper")
 RESERVED = ("a", "b", "all", "sweep", "best")
 """Names of records that no composition may have."""
 
@@ -100,83 +84,24 @@ def _shared() -> list[Start]:
     return ["shared"]
 
 
-class Recipe(Section):
-    """An experiment, validated. Sections are attributes; `model_dump(mode="json")` gives it back."""
+class Recipe(Common):
+    """A merge of two modules, validated. Sections are attributes; `model_dump(mode="json")` gives it
+    back.
+    """
 
     experiment: Literal["distribution", "multitask"]
-    model: Model
     tasks: list[AnyTask] = Field(min_length=1)
     rows: Rows = Rows()
-    modules: Modules
-    training: Training = Training()
     initialisation: Annotated[list[Start], AfterValidator(distinct)] = Field(
         default_factory=_shared
     )
     compositions: dict[CompositionName, Composition] = Field(min_length=1)
     sweep: Sweep | None = None
-    evaluation: Evaluation = Evaluation()
-    seeds: Annotated[list[Seed], AfterValidator(distinct)] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _sections_fit(self, info: ValidationInfo) -> Self:
-        sections = {name: getattr(self, name) for name in type(self).model_fields}
-        found = _crossed(sections)
-        if found:
-            raise ValueError("; ".join(message for _, message in found))
-        return self
 
     @classmethod
-    def read(cls, path: Path) -> Recipe:
-        """The recipe in a YAML file; paths in it start at its folder.
-
-        Raises: StorageError, ConfigError listing every mistake at once.
-        """
-        return cls.parse(read_yaml(path), where=display(path), folder=path.parent)
-
-    @classmethod
-    def preset(cls, experiment: str, name: str) -> Recipe:
-        """A recipe shipped with pemath. Raises RequestError for an unknown name."""
-        for given, known, what in (
-            (experiment, EXPERIMENTS, "experiment"),
-            (name, PRESETS, "preset"),
-        ):
-            if given not in known:
-                raise RequestError(nearest(given, known, what))
-        file = files("pemath.lab.recipes").joinpath("presets", f"{experiment}-{name}.yaml")
-        return cls.read(Path(str(file)))
-
-    @classmethod
-    def parse(cls, content: Any, *, where: str | None = None, folder: Path = Path()) -> Recipe:
-        """The recipe in plain values. Raises ConfigError listing every mistake at once."""
-        if not isinstance(content, Mapping):
-            raise refuse(
-                [((), f"a recipe has keys and values: {', '.join(cls.model_fields)}")], where
-            )
-        context = {"folder": folder}
-        try:
-            return cls.model_validate(dict(content), context=context)
-        except ValidationError as error:
-            found = [one for one in mistakes(cls, error) if one[0]]
-        # What stands across sections is looked at even where some of them have mistakes.
-        bad = {place[0] for place, _ in found}
-        good = [name for name in cls.model_fields if name in content and name not in bad]
-        sections = {name: cls._section(name, content[name], context) for name in good}
-        order = {name: position for position, name in enumerate(content)}
-        found = sorted([*found, *_crossed(sections)], key=lambda one: order.get(str(one[0][0]), -1))
-        raise refuse(found, where) from None
-
-    @classmethod
-    def _section(cls, name: str, value: Any, context: dict[str, Any]) -> Any:
-        annotation: Any = cls.model_fields[name].annotation
-        return TypeAdapter(annotation).validate_python(value, context=context)
-
-    def changed(self, **sections: Any) -> Recipe:
-        """The recipe with whole sections replaced, validated again. Raises ConfigError."""
-        return self.parse({**self.model_dump(), **sections})
-
-    def training_of(self, settings: Full) -> dict[str, Any]:
-        """Everything that says how to train a module with `settings`, one of its candidates."""
-        return {**self.training.model_dump(exclude={"report_to"}), **settings.training()}
+    def crossed(cls, sections: Mapping[str, Any]) -> list[tuple[Place, str]]:
+        """The mistakes between sections that are right in themselves."""
+        return _crossed(sections)
 
     def needs_statistics(self) -> list[str]:
         """The names of compositions by data-driven methods, `sweep` for the sweep."""
@@ -219,11 +144,11 @@ def _unanswerable(
 ) -> list[tuple[Place, str]]:
     """Multi-tasking works by prompts only, and so does every model that generates text."""
     found: list[tuple[Place, str]] = []
-    generates = _generates(model.name) if model else None
-    if model and experiment == "multitask" and generates is False:
+    writes = generates(model.name) if model else None
+    if model and experiment == "multitask" and writes is False:
         message = f"multitask needs a model that generates text, `{display(model.name)}` does not"
         found.append((("model", "name"), f"{message} (pip:smollm2 does, and needs no download)"))
-    if experiment == "multitask" or generates:
+    if experiment == "multitask" or writes:
         message = f"{'multitask' if experiment == 'multitask' else 'this model'} needs prompts, "
         for index, task in enumerate(tasks):
             asked = TASKS[task] if isinstance(task, str) else task
@@ -233,7 +158,7 @@ def _unanswerable(
     return found
 
 
-def _generates(name: str) -> bool | None:
+def generates(name: str) -> bool | None:
     """Whether the model generates text, as its own config or its name says; None: unknown."""
     config = Path(name, "config.json")
     if not config.is_file():

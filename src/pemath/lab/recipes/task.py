@@ -17,7 +17,7 @@ Metric = Literal["accuracy", "f1", "matthews", "pearson_spearman", "accuracy_f1"
 _REGRESSION: Metric = "pearson_spearman"
 
 
-def _existing(given: Any, info: ValidationInfo) -> Path:
+def existing_file(given: Any, info: ValidationInfo) -> Path:
     """A data file that is there."""
     if not isinstance(given, str | Path) or not str(given) or "\0" in str(given):
         raise ValueError("the path of a file is needed")
@@ -38,7 +38,7 @@ def _label_name(given: Any) -> Any:
     return str(given) if isinstance(given, int) else given
 
 
-DataFile = Annotated[Path, BeforeValidator(_existing)]
+DataFile = Annotated[Path, BeforeValidator(existing_file)]
 LabelName = Annotated[str, BeforeValidator(_label_name)]
 
 

@@ -19,6 +19,7 @@ from pemath.lab.report.blocks import (
 )
 from pemath.lab.report.causes import Numbers, numbers_of
 from pemath.lab.report.claims import Claim
+from pemath.lab.report.lines import Training
 from pemath.lab.report.read import Run
 
 _MEANINGS = {
@@ -32,28 +33,20 @@ _MEANINGS = {
 }
 
 
+_PARTS = ("a", "b", "all")
+_SIZE_AND_TIME = ("parameters trained", "time each", "modules")
+_ROLES = {
+    "source": "classifier",
+    "target": "classifier",
+    "source_lm": "language model",
+    "target_lm": "language model",
+}
+
+
 def data_table(run: Run) -> Table:
-    """Where rows come from, how many there are, and how the halves were skewed."""
-    rows = []
-    for name, facts in run.facts.tasks.items():
-        skew = (MISSING,) * 2
-        if facts.share0 is not None:
-            skew = (numbers.share(facts.share0[0]), numbers.share(facts.share0[1]))
-        first = f"“{facts.labels[0]}”" if facts.labels else "below the median"
-        rows.append(
-            row(
-                names.task(name),
-                names.metric(run, name),
-                f"{facts.train_rows:,}",
-                f"{facts.validation_rows:,}",
-                f"{facts.test_rows:,}",
-                first,
-                *skew,
-                Entry(facts.source),
-                Entry(facts.digest[:12], tone="faint"),
-            )
-        )
-    return Table(
+    """Where rows come from, how many there are, and how halves were skewed."""
+    rows = [_data_row(run, name) for name, facts in run.facts.tasks.items() if facts.digest]
+    table = Table(
         "data",
         "Data",
         (
@@ -69,13 +62,58 @@ def data_table(run: Run) -> Table:
             Column("sha256", "of all rows", text=True),
         ),
         (Group("", tuple(rows)),),
-        "Train: rows available before halving; the recipe says how many of them each module saw. "
-        "Weights were chosen on validation rows, which come out of the training rows.",
+        "Train: rows available; the recipe says how many of them each module saw."
+        + (
+            " Weights were chosen on validation rows, which come out of the training rows."
+            if any(facts.validation_rows for facts in run.facts.tasks.values())
+            else ""
+        ),
+    )
+    return without_empty_columns(table)
+
+
+def _data_row(run: Run, name: str) -> tuple[Entry, ...]:
+    facts = run.facts.tasks[name]
+    skew = (MISSING,) * 2
+    if facts.share0 is not None:
+        skew = (numbers.share(facts.share0[0]), numbers.share(facts.share0[1]))
+    first = "below the median"
+    if facts.labels or facts.metric == "mean":
+        first = f"“{facts.labels[0]}”" if facts.labels else MISSING
+    return row(
+        name if facts.metric == "mean" else names.task(name),
+        MISSING if facts.metric == "mean" else names.metric(run, name),
+        *(
+            f"{count:,}" if count else MISSING
+            for count in (facts.train_rows, facts.validation_rows, facts.test_rows)
+        ),
+        first,
+        *skew,
+        Entry(facts.source),
+        Entry(facts.digest[:12], tone="faint"),
+    )
+
+
+def measures_table(run: Run) -> Table:
+    """What was measured of every composition, beside tasks with data of their own."""
+    rows = []
+    for name, facts in run.facts.tasks.items():
+        parts = {part: gold.size for (task, part), gold in run.labels.items() if task == name}
+        if not facts.digest and parts:
+            listed = ", ".join(f"{part} {size:,}" for part, size in parts.items())
+            rows.append(row(name, names.metric(run, name), listed, facts.source))
+    return Table(
+        "measures",
+        "What was measured",
+        columns("", "metric", "rows", "what", text=("metric", "rows", "what")),
+        (Group("", tuple(rows)),),
     )
 
 
 def training_table(run: Run) -> Table:
     """Steps, loss and time of the modules, mean over seeds."""
+    if any(each.part not in _PARTS for each in run.modules):
+        return _modules_table(run)
     groups = []
     for pem in run.pems:
         rows = []
@@ -83,25 +121,18 @@ def training_table(run: Run) -> Table:
             mine = [each for each in run.modules if (each.task, each.pem) == (task, pem)]
             if not mine:
                 continue
-            entries = []
-            for part in ("a", "b", "all"):
-                losses = [
-                    each.train_loss
-                    for each in mine
-                    if (each.part, each.initialisation) == (part, "shared")
-                    and each.train_loss is not None
-                ]
-                entries.append(numbers.plain(numbers.mean(losses), 3))
+            losses = [
+                _loss([e for e in mine if (e.part, e.initialisation) == (part, "shared")])
+                for part in _PARTS
+            ]
             rows.append(
                 row(
                     names.task(task),
                     _range([each.rows for each in mine if each.part != "all"]),
                     _range([each.rows for each in mine if each.part == "all"]),
                     _range([each.steps for each in mine]),
-                    *entries,
-                    f"{mine[0].trainable:,}",
-                    numbers.duration(float(np.mean([each.seconds for each in mine]))),
-                    str(len(mine)),
+                    *losses,
+                    *_size_and_time(mine),
                 )
             )
         if rows:
@@ -117,12 +148,53 @@ def training_table(run: Run) -> Table:
             "loss a",
             "loss b",
             "loss all",
-            "parameters trained",
-            "time each",
-            "modules",
+            *_SIZE_AND_TIME,
         ),
         tuple(groups),
-        "Loss: mean over the training steps.",
+        "Loss: mean over the last tenth of the training steps.",
+    )
+
+
+def _modules_table(run: Run) -> Table:
+    """The same where a module is trained on each of several texts or tasks: one row for each."""
+    groups = []
+    for pem in run.pems:
+        mine: dict[tuple[str, str], dict[int, Training]] = {}
+        for each in run.modules:
+            if each.pem == pem:  # a module that two cells share stands there twice
+                mine.setdefault((_ROLES.get(each.part, each.part), each.task), {})[each.seed] = each
+        rows = [
+            row(
+                role,
+                task,
+                _range([each.rows for each in found.values()]),
+                _range([each.steps for each in found.values()]),
+                _loss(list(found.values())),
+                *_size_and_time(list(found.values())),
+            )
+            for (role, task), found in mine.items()
+        ]
+        if rows:
+            groups.append(Group(names.pem(pem), tuple(rows)))
+    return Table(
+        "training",
+        "Training, mean over seeds",
+        columns("", "trained on", "rows", "steps", "loss", *_SIZE_AND_TIME, text=("trained on",)),
+        tuple(groups),
+        "Loss: mean over the last tenth of the training steps.",
+    )
+
+
+def _loss(modules: list[Training]) -> str:
+    losses = [each.train_loss for each in modules if each.train_loss is not None]
+    return numbers.plain(numbers.mean(losses), 3)
+
+
+def _size_and_time(modules: list[Training]) -> tuple[str, ...]:
+    return (
+        f"{modules[0].trainable:,}",
+        numbers.duration(float(np.mean([each.seconds for each in modules]))),
+        str(len(modules)),
     )
 
 

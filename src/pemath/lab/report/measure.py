@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from zlib import crc32
@@ -10,9 +10,10 @@ from zlib import crc32
 import numpy as np
 
 from pemath.lab.metrics import Floats, bootstrap, interval, metric
-from pemath.lab.report.read import Record, Run
+from pemath.lab.report.lines import Record
+from pemath.lab.report.read import Run
 
-_Name = TypeVar("_Name", str, float)
+_Name = TypeVar("_Name", bound=Hashable)
 
 MEAN = "mean"  # stands for all tasks together
 PARTS = ("a", "b")
@@ -135,24 +136,38 @@ def average(several: Iterable[Measured]) -> Measured | None:
     return Measured(tuple(seeds), values, np.mean([one.replicates for one in found], axis=0))
 
 
+def measured(
+    metric_name: str,
+    gold: Floats,
+    named: Mapping[_Name, Sequence[tuple[int, Floats]]],
+    drawn_for: str,
+) -> dict[_Name, Measured]:
+    """Of each name, which has a seed and predictions [n] per training, the metric against `gold` [n].
+
+    All meet the same resamples, which depend on n and on the text `drawn_for` alone: two names, or
+    two kinds of module, are compared row by row, and what is drawn for other texts is independent.
+    """
+    pairs = {name: sorted(each, key=lambda pair: pair[0]) for name, each in named.items()}
+    guessed = np.array([predictions for each in pairs.values() for _, predictions in each])
+    values = metric(metric_name)(gold, guessed)
+    drawn = bootstrap(metric_name, gold, guessed, seed=crc32(drawn_for.encode()))
+    found, start = {}, 0
+    for name, each in pairs.items():
+        rows = slice(start, start + len(each))
+        found[name] = Measured(tuple(seed for seed, _ in each), values[rows], drawn[rows])
+        start += len(each)
+    return found
+
+
 def _measured(
     run: Run, task: str, part: str, named: Mapping[_Name, list[Record]]
 ) -> dict[_Name, Measured]:
     """All compositions of a cell in the same resamples."""
-    records = [record for each in named.values() for record in each]
-    guessed = np.array([record.predictions for record in records])
-    gold, name = run.labels[task, part], run.facts.tasks[task].metric
-    values = metric(name)(gold, guessed)
-    # Tasks are drawn independently of each other.
-    drawn = bootstrap(name, gold, guessed, seed=crc32(f"{task} {part}".encode()))
-    found, start = {}, 0
-    for composition, each in named.items():
-        rows = np.arange(start, start + len(each))
-        rows = rows[np.argsort([record.seed for record in each], kind="stable")]
-        seeds = tuple(sorted(record.seed for record in each))
-        found[composition] = Measured(seeds, values[rows], drawn[rows])
-        start += len(each)
-    return found
+    pairs = {
+        name: [(record.seed, np.array(record.predictions)) for record in each]
+        for name, each in named.items()
+    }
+    return measured(run.facts.tasks[task].metric, run.labels[task, part], pairs, f"{task} {part}")
 
 
 def _over_tasks(

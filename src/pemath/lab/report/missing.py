@@ -2,7 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pemath.lab.report import numbers
 from pemath.lab.report.read import Run
+
+
+def missing_points(
+    run: Run, tasks: Sequence[str], fixed: Sequence[str], place: str = ""
+) -> list[str]:
+    """Of an experiment that follows curves over a weight: one line for each kind of module and seed
+    that lacks a weight of a curve, or one of the compositions `fixed`, on the test rows of `tasks`.
+    """
+    have: dict[tuple[str, int, str, float | None], set[str]] = {}
+    for each in run.records:
+        if each.part == "test" and not each.chosen:
+            weight = next(iter(each.weights.values()), None)
+            key = (each.pem, each.seed, each.composition, weight)
+            have.setdefault(key, set()).add(each.task)
+    lines = []
+    for pem in run.pems:
+        wanted: list[tuple[str, float | None]] = [(name, None) for name in fixed]
+        wanted += [(curve, w) for curve in run.curves_of(pem) for w in run.weights]
+        for seed in run.seeds:
+            lacking = [
+                point for point in wanted if not {*tasks} <= have.get((pem, seed, *point), set())
+            ]
+            if lacking:
+                what = "everything" if lacking == wanted else _listed(lacking)
+                lines.append(f"{place}{pem}, seed {seed}: {what}")
+    return lines
+
+
+def _listed(points: Sequence[tuple[str, float | None]]) -> str:
+    """`toxic, negation at w = 0.5 and 1`."""
+    weights: dict[str, list[str]] = {}
+    for name, weight in points:
+        weights.setdefault(name, []).extend([] if weight is None else [numbers.weight(weight)])
+    return ", ".join(
+        f"{name} at w = {' and '.join(at)}" if at else name for name, at in weights.items()
+    )
 
 
 def missing(run: Run) -> list[str]:

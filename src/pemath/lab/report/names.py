@@ -17,6 +17,25 @@ _GLUE = {
     "qqp": "QQP",
     "stsb": "STS-B",
 }
+_MEASURES = {
+    "toxicity/paper": "the paper's prompt",
+    "toxicity/neutral": "neutral prompts",
+    "toxicity/provoking": "provoking prompts",
+    "toxicity/toxic-instructions": "toxic instructions",
+    "toxicity/normal-instructions": "ordinary instructions",
+    "perplexity/clean": "perplexity of clean text",
+    "perplexity/references": "perplexity of reference replies",
+}
+FACTS = {
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
+    "words": "words",
+    "repetition": "repetition",
+    "empty": "empty",
+    "refusal": "refusals",
+    "overlap": "overlap",
+}
+"""Facts of texts, as columns and panels call them, in that order."""
 _METRICS = {
     "accuracy_f1": "acc. and F1",
     "matthews": "Matthews",
@@ -33,6 +52,10 @@ def task(name: str) -> str:
     """A task, short enough for a column."""
     if name == MEAN:
         return "Mean"
+    if name in _MEASURES:
+        return _MEASURES[name]
+    if " to " in name:  # a transfer
+        return " → ".join(map(task, name.split(" to ", 1)))
     short = name.rsplit("/", 1)[-1]
     return _GLUE.get(short, short) if name.startswith("glue/") else short
 
@@ -60,4 +83,7 @@ def experiment(run: Run) -> str:
     return {
         "distribution": "Distribution generalisation",
         "multitask": "Multi-tasking",
+        "unlearning": "Unlearning",
+        "transfer": "Domain transfer",
+        "detox": "Detoxifying an instructed model",
     }.get(run.facts.experiment, run.facts.experiment.capitalize())

@@ -1,11 +1,13 @@
-"""Numbers as the report writes them. Metrics are in points: hundredths."""
+"""Numbers as the report writes them. Metrics are in points: hundredths; scores of texts and
+perplexities stand as they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from pemath.lab.report.blocks import MISSING
-from pemath.lab.report.measure import Difference, Measured
+from pemath.lab.report.measure import Difference, Measured, band
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -42,6 +44,34 @@ def share(value: float | None, digits: int = 0) -> str:
 def plain(value: float | None, digits: int = 2) -> str:
     """A number that is no metric."""
     return MISSING if value is None else _minus(f"{value:.{digits}f}")
+
+
+def level(one: Measured | None, digits: int = 3) -> str:
+    """A mean over seeds with its interval, as it is."""
+    if one is None:
+        return MISSING
+    low, high = band(one)
+    return f"{plain(one.mean, digits)} [{plain(low, digits)}, {plain(high, digits)}]"
+
+
+def change(apart: Difference | None, digits: int = 3) -> str:
+    """A difference with its interval, as it is."""
+    if apart is None:
+        return MISSING
+    text = f"{apart.value:+.{digits}f}"
+    text = text[1:] if float(text) == 0 else _minus(text)
+    return f"{text} [{plain(apart.low, digits)}, {plain(apart.high, digits)}]"
+
+
+def growth(after: float, before: float) -> str:
+    """From 40 to 42 as +5.0 %."""
+    return signed(after / before - 1) + " %"
+
+
+def weights(values: Sequence[float]) -> str:
+    """Weights by seed; once if they are all the same."""
+    kept = values[:1] if len(set(values)) == 1 else values
+    return ", ".join(map(weight, kept)) or MISSING
 
 
 def weight(value: float) -> str:

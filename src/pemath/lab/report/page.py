@@ -31,7 +31,8 @@ def _lines(report: Report) -> Iterator[str]:
     for warning in report.warnings:
         yield f'<p class="warning">{inline(warning)}</p>'
     for at, paragraph in enumerate(report.lead):
-        yield f'<p class="{"question" if at == 0 else "answer"}">{inline(paragraph)}</p>'
+        kind = ("question", "answer", "detail")[min(at, 2)]
+        yield f'<p class="{kind}">{inline(paragraph)}</p>'
     if report.tiles:
         yield '<div class="tiles">'
         for tile in report.tiles:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pemath.errors import ConfigError, ReferenceNotFound, StorageError
 from pemath.lab.metrics import metric
+from pemath.lab.report.lines import Facts, Finite, Record, Site, Training
+from pemath.lab.search import weight_grid
 from pemath.names import display
 
 FACTS, RECORDS, MODULES, INTERFERENCE = (
@@ -23,92 +26,6 @@ FACTS, RECORDS, MODULES, INTERFERENCE = (
     "interference.json",
 )
 _SAME = 1e-6  # a stored metric and the one computed again
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Line(BaseModel):
-    """What a later version adds is passed over; what is missing is refused."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class TaskFacts(_Line):
-    """What run.json says of a task; `share0` is the first label's share in each half."""
-
-    metric: str
-    labels: tuple[str, ...] = ()
-    source: str = ""
-    train_rows: int = 0
-    validation_rows: int = 0
-    test_rows: int = 0
-    digest: str = ""
-    share0: tuple[Finite, Finite] | None = None
-
-
-class Facts(_Line):
-    """run.json."""
-
-    experiment: str
-    preset: str | None = None
-    command: str = ""
-    recipe: dict[str, Any] = {}
-    versions: dict[str, str] = {}
-    device: str = ""
-    seconds: Finite | None = None
-    started: str = ""
-    tasks: dict[str, TaskFacts]
-
-
-class Record(_Line):
-    """One evaluated composition."""
-
-    task: str
-    pem: str
-    seed: int
-    initialisation: str = "shared"
-    composition: str
-    expression: str
-    weights: dict[str, Finite] = {}
-    part: str
-    metric: float
-    predictions: tuple[float, ...]
-    seconds: float = 0.0
-    error_to_exact: float | None = None
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What makes it one of its kind."""
-        where = (self.task, self.pem, self.seed, self.initialisation, self.composition, self.part)
-        return (*where, tuple(sorted(self.weights.items())))
-
-
-class Site(_Line):
-    """How the modules a and b lie to each other at one site."""
-
-    task: str
-    pem: str
-    seed: int
-    initialisation: str = "shared"
-    site: str
-    layer: int | None = None
-    cosine: float | None = None
-    paper_error: float | None = None
-
-
-class Training(_Line):
-    """One training run."""
-
-    task: str
-    pem: str
-    seed: int
-    initialisation: str = "shared"
-    part: str
-    rows: int
-    steps: int
-    seconds: float
-    train_loss: float | None = None
-    trainable: int
 
 
 @dataclass(frozen=True)
@@ -157,6 +74,24 @@ class Run:
         """The expression of the sweep, if there was one."""
         sweep = self._recipe("sweep", None)
         return sweep.get("expression") if isinstance(sweep, Mapping) else None
+
+    @property
+    def curves(self) -> dict[str, str]:
+        """The expressions that the recipe follows over a weight, by name."""
+        given = self._recipe("curves", {})
+        return {n: c["expression"] if isinstance(c, Mapping) else c for n, c in given.items()}
+
+    def curves_of(self, pem: str) -> list[str]:
+        """The names of those that are followed for this kind of module."""
+        given = self._recipe("curves", {})
+        only = {n: c.get("modules") if isinstance(c, Mapping) else None for n, c in given.items()}
+        return [name for name, pems in only.items() if not pems or pem in pems]
+
+    @property
+    def weights(self) -> list[float]:
+        """The weights at which they are followed."""
+        given = self._recipe("weights", [])
+        return [float(one) for one in weight_grid(given).values] if given else []
 
     def _recipe(self, section: str, default: Any) -> Any:
         found = self.facts.recipe.get(section)
@@ -231,7 +166,7 @@ def _check(record: Record, facts: Facts, labels: Mapping[tuple[str, str], Any], 
 def _agrees(record: Record, facts: Facts, labels: Mapping[tuple[str, str], Any]) -> bool:
     judge = metric(facts.tasks[record.task].metric)
     value = float(judge(labels[record.task, record.part], np.array(record.predictions)))
-    return abs(value - record.metric) <= _SAME
+    return math.isclose(value, record.metric, rel_tol=_SAME, abs_tol=_SAME)
 
 
 def _lines(model: type[Any], path: Path, notes: list[str]) -> Iterator[Any]:
@@ -267,9 +202,3 @@ def _text(path: Path) -> str:
         raise ConfigError("this is not UTF-8 text", where=display(path)) from None
     except OSError as error:
         raise StorageError(f"cannot read: {error.strerror}", where=display(path)) from None
-
-
-def ordered(names: Sequence[str], preferred: Sequence[str]) -> list[str]:
-    """`names` without repeats, those in `preferred` first and in its order."""
-    known = [name for name in preferred if name in names]
-    return list(dict.fromkeys([*known, *names]))

@@ -25,8 +25,13 @@ _COLOURS = {
     "#060606": ("--series-2", "#c2570c", "#f59a4c"),
     "#070707": ("--series-3", "#2a7f4f", "#5cc98c"),
     "#080808": ("--series-4", "#8b3fa8", "#d08cf0"),
+    "#090909": ("--series-5", "#0f7f8c", "#4cc7d6"),
+    "#0a0a0a": ("--series-6", "#8a6d00", "#d9b84a"),
 }
 INK, QUIET, RULE, GROUND, *SERIES = _COLOURS
+SHAPES, STYLES = ("o", "s", "^", "v", "P", "X"), ("-", "--", ":", "-.")
+"""Markers, one for each colour of a series, and lines: print has no colours. A diamond is a choice."""
+
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "pemath",
