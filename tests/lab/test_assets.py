@@ -169,8 +169,9 @@ def test_several_files_of_one_package_are_checked_together(
     record.write_text("invented/b.bin,,\ninvented/a.bin,,\n")  # in any order
     assert assets.files("invented") == [folder / "a.bin", folder / "b.bin"]
     assert find(asset.name) == folder
-    (folder / "a.bin").unlink()
-    assert state("invented") == "missing"
+    (folder / "a.bin").unlink()  # some versions of Python do not list what is not there
+    with pytest.raises((MissingExtra, VerificationFailed)):
+        assets.files("invented")
 
 
 # --------------------------------------------------------------------------------------- unpacked

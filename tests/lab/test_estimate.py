@@ -159,6 +159,7 @@ def carried_out(wanted, monkeypatch):
         monkeypatch.setattr(experiment, "load_corpus", many)
         monkeypatch.setattr(experiment, "judged_scorer", lambda lab, name: (Scorer(), {}))
     monkeypatch.setattr(detox, "load_instructions", many_instructions)
+    monkeypatch.setattr(unlearning, "provoking", lambda: tuple(f"opening {i}" for i in range(99)))
     monkeypatch.setattr(transfer, "family_of", lambda name: "causal")
     monkeypatch.setattr(transfer, "_inflation", lambda modules: lambda expression: {})
     lab = Counting(wanted, Path("store"))

@@ -67,7 +67,7 @@ def _almost(family: Family, x: Any, y: Any) -> bool:
     units = [family.deviation(value) for value in (x, y)]
     sizes = [float(np.linalg.norm(unit)) or 1.0 for unit in units]
     cosine = abs(float(units[0] @ units[1])) / (sizes[0] * sizes[1])
-    return 1e-15 < 1 - cosine < 1e-6
+    return 1e-15 < 1 - cosine < 1e-4
 
 
 @every_kind
