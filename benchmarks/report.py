@@ -1,4 +1,4 @@
-"""The figures as a table, and the two files that a whole run leaves: JSON and Markdown."""
+"""The figures as a table, and the two files that a run leaves: JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -14,24 +14,47 @@ FOLDER = ROOT / "benchmarks"
 
 
 def table(figures: Sequence[Figure]) -> str:
+    """One table of all figures, and one for each claim that says more of its own."""
     lines = [
         "| claim | case | measured | limit | measured / limit | |",
         "|---|---|---|---|---|---|",
     ]
-    return "\n".join([*lines, *map(row, figures)])
+    tables = ["\n".join([*lines, *(row(f) for f in figures if not f.columns)])]
+    for claim in dict.fromkeys(f.claim for f in figures if f.columns):
+        tables.append(f"## {claim[0].upper()}{claim[1:]}")
+        tables.append(_wide_table([f for f in figures if f.columns and f.claim == claim]))
+    return "\n\n".join(tables)
 
 
 def row(f: Figure) -> str:
-    measured = f"| {f.claim} | {f.case} | {f.value:,.3g} {f.unit} |"
+    return f"| {f.claim} | {f.case} | {_measured(f)} |"
+
+
+def _measured(f: Figure) -> str:
+    value = f"{f.value:,.3g} {f.unit}"
     if f.limit is None:
-        return f"{measured} – | – | for information |"
+        return f"{value} | – | – | for information"
     verdict = "holds" if f.holds else "**MISSED**"
     sign = "≥" if f.at_least else "≤"
-    return f"{measured} {sign} {f.limit:,.3g} | {f.value / f.limit:.2f} | {verdict} |"
+    return f"{value} | {sign} {f.limit:,.3g} | {f.value / f.limit:.2f} | {verdict}"
 
 
-def save(figures: Sequence[Figure], machine: dict[str, Any], command: str) -> Path:
-    """Write results/DATE.json and RESULTS.md; gives the former's path."""
+def _wide_table(figures: Sequence[Figure]) -> str:
+    columns = list(figures[0].columns)
+    head = ["case", "measured", "limit", "measured / limit", "", *columns]
+    rows = [
+        f"| {f.case} | {_measured(f)} | {' | '.join(f.columns[c] for c in columns)} |"
+        for f in figures
+    ]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
+
+
+def save(
+    figures: Sequence[Figure], machine: dict[str, Any], command: str, claim: str | None
+) -> Path:
+    """Write results/DATE.json and RESULTS.md, of one claim alone results/CLAIM.json and .md; gives the
+    path of the page.
+    """
     today = date.today().isoformat()  # noqa: DTZ011 -- the machine's own date is meant
     record = {
         "date": today,
@@ -39,20 +62,22 @@ def save(figures: Sequence[Figure], machine: dict[str, Any], command: str) -> Pa
         "machine": machine,
         "figures": [figure.record() for figure in figures],
     }
-    target = FOLDER / "results" / f"{today}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(record, indent=1) + "\n")
-    (FOLDER / "RESULTS.md").write_text(_page(figures, machine, command, target))
-    return target
+    data = FOLDER / "results" / f"{claim or today}.json"
+    data.parent.mkdir(exist_ok=True)
+    data.write_text(json.dumps(record, indent=1) + "\n")
+    page = data.with_suffix(".md") if claim else FOLDER / "RESULTS.md"
+    link = data.relative_to(page.parent)
+    page.write_text(_page(figures, machine, f"Written by `{command}` on {today}", str(link)))
+    return page
 
 
-def _page(figures: Sequence[Figure], machine: dict[str, Any], command: str, source: Path) -> str:
+def _page(figures: Sequence[Figure], machine: dict[str, Any], written: str, link: str) -> str:
     missed = sum(not figure.holds for figure in figures)
     verdict = "Every limit holds." if not missed else f"{missed} of {len(figures)} limits missed."
     return f"""# Measured
 
-Written by `{command}` on {source.stem}; every repetition is in
-[results/{source.name}](results/{source.name}). {verdict}
+{written}; every repetition is in
+[{link}]({link}). {verdict}
 
 {table(figures)}
 
@@ -71,6 +96,11 @@ Written by `{command}` on {source.stem}; every repetition is in
   a whole process divided by its sites.
 - *memory*: peak of everything resident but the pages of the mapped inputs; see
   [claims/memory.py](claims/memory.py). The kernel's high-water mark is `total` in the JSON file.
+- *methods*: a call of each with its defaults ([claims/methods.py](claims/methods.py)); memory as
+  above, and the distance from the exact sum as the certificate states it. PEFT's factor-wise types
+  are whole processes. Its svd types are measured on one 4096 x 4096 module with everything loaded,
+  and *about* marks what is extrapolated from it: that time for each of the pair's modules. *ties*
+  is the ratio of processor times on one thread, PEFT's of the call alone, ours of a whole process.
 - The inputs are generated ([adapters.py](adapters.py)): Llama-7B shape (32 layers, seven target
   modules, rank 16) and RoBERTa-base shape (12 layers, rank 8; all linear layers, or query and
   value).

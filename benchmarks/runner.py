@@ -33,7 +33,7 @@ ENVIRONMENT = {
 class Figure:
     """One measured value against its limit; `at_least` says on which side of it is good.
 
-    Without a limit it is there for information.
+    Without a limit it is there for information. `columns` say more in a table of its claim's own.
     """
 
     claim: str
@@ -43,6 +43,7 @@ class Figure:
     limit: float | None
     at_least: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:

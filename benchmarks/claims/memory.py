@@ -13,6 +13,7 @@ part of it that no sample has seen is added too.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -38,31 +39,32 @@ def measure(cache: Path) -> Iterator[Figure]:
             runner.progress(f"memory: {case}, {count} operands")
             with runner.scratch(cache) as out:
                 command = runner.compose(expression, operands, out / "sum", *options)
-                peak = _peak(command, {str(adapters.tensors_file(o).resolve()) for o in operands})
+                found = peak(command, {str(adapters.tensors_file(o).resolve()) for o in operands})
             yield Figure(
                 claim="memory",
                 case=f"{case}, {count} operands, bfloat16",
                 unit="MB",
-                value=sum(peak[part] for part in ("anonymous", "other_files", "unseen")),
+                value=sum(found[part] for part in ("anonymous", "other_files", "unseen")),
                 limit=LIMIT_MB,
-                notes={part: round(value, 1) for part, value in peak.items()},
+                notes={part: round(value, 1) for part, value in found.items()},
             )
 
 
-def _peak(command: list[str], inputs: set[str]) -> dict[str, float]:
+def peak(command: list[str], inputs: set[str]) -> dict[str, float]:
     """Peaks in MB of the process that `command` starts."""
     anonymous = files = total = high_water = 0
     start = time.perf_counter()
     process = subprocess.Popen(
         command, env=runner.environment(), cwd=runner.ROOT, stdout=subprocess.DEVNULL
     )
-    look_again = 0.0
+    look_again = used = 0.0
     while process.poll() is None:
         try:
             status = _status(process.pid)
             anonymous = max(anonymous, status["RssAnon"] + status["RssShmem"])
             total = max(total, status["VmRSS"])
             high_water = max(high_water, status["VmHWM"])
+            used = _cpu_seconds(process.pid)
             if time.perf_counter() >= look_again:
                 files = max(files, _other_files(process.pid, inputs))
                 look_again = time.perf_counter() + 0.05
@@ -77,7 +79,14 @@ def _peak(command: list[str], inputs: set[str]) -> dict[str, float]:
         "unseen": (high_water - total) / MB,
         "total": high_water / MB,
         "seconds": time.perf_counter() - start,
+        "cpu_seconds": used,
     }
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time used so far, in user and in kernel mode."""
+    behind_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(behind_name[11]) + int(behind_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _status(pid: int) -> dict[str, int]:

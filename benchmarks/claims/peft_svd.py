@@ -37,7 +37,7 @@ def _site(cache: Path, repetitions: int = 2) -> Figure:
         done = subprocess.run(
             command, env=runner.environment(), check=True, capture_output=True, text=True
         )
-        theirs.append(float(done.stdout))
+        theirs.append(float(done.stdout.split()[0]))
     with runner.scratch(cache) as out:
         command = runner.compose("a + b", pair, out / "cut", "--rank", str(shape.rank))
         ours = runner.interleaved([Job("128 sites", command, out / "cut")], repetitions=5)

@@ -6,7 +6,7 @@ shape. `plain` makes the calls as PEFT's documentation shows them. `tuned` keeps
 dtype (PEFT widens bfloat16 to float32) and skips the random initialisation of weights that
 loading overwrites: the fastest that PEFT's own options allow.
 
-python peft_combine.py plain|tuned llama|roberta METHOD RANK OUTPUT ADAPTER...
+python peft_combine.py plain|tuned llama|roberta METHOD[@DENSITY] RANK OUTPUT ADAPTER...
 """
 
 import json
@@ -53,7 +53,10 @@ def main(way: str, base: str, method: str, rank: int, output: str, adapters: lis
     )
     for name, folder in zip(names[1:], adapters[1:], strict=True):
         model.load_adapter(folder, adapter_name=name, **options)
-    extra = {"svd_rank": rank} if method == "svd" else {}
+    method, _, density = method.partition("@")
+    extra: dict[str, float] = {"svd_rank": rank} if method.endswith("svd") else {}
+    if method.startswith(("ties", "dare", "magnitude")):
+        extra["density"] = float(density)
     weights = [1.0] * len(names)
     model.add_weighted_adapter(names, weights, "combined", combination_type=method, **extra)
     model.save_pretrained(output, selected_adapters=["combined"], save_embedding_layers=False)

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pemath.composition.lock import rebuild, verify
     from pemath.composition.run import compose, evaluate
+    from pemath.conversion.run import convert
     from pemath.diagnose.compare import compare
     from pemath.diagnose.inspect import inspect
     from pemath.errors import PemathError
@@ -27,6 +28,7 @@ _HOMES = {
     "call": "pemath.expression.tree",
     "compare": "pemath.diagnose.compare",
     "compose": "pemath.composition.run",
+    "convert": "pemath.conversion.run",
     "evaluate": "pemath.composition.run",
     "inspect": "pemath.diagnose.inspect",
     "parse": "pemath.expression.parser",
@@ -42,6 +44,7 @@ __all__ = [
     "call",
     "compare",
     "compose",
+    "convert",
     "evaluate",
     "inspect",
     "parse",

@@ -17,7 +17,11 @@ class Limits:
     tensor_name_length: int = 512
     dimensions: int = 6
     tensor_elements: int = 1 << 40
+    computed_site_elements: int = 1 << 30
+    computed_elements: int = 1 << 37
     config_bytes: int = 8 << 20
+    index_bytes: int = 64 << 20
+    shards: int = 4096
     request_bytes: int = 256 << 10
     patterns: int = 20_000
     nested_parameters: int = 6
@@ -28,6 +32,8 @@ class Limits:
     number_bits: int = 4096
     number_magnitude: float = 1e30
     operands: int = 4096
+    layer_keys: int = 1000
+    layer_key_length: int = 200
 
 
 LIMITS = Limits()

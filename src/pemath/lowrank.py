@@ -228,7 +228,7 @@ class LowRank:
         scales = self.grams.scales[usable]
         scale_a, scale_b = scale_a[usable], scale_b[usable]
         core = lower_b.T @ ((scale_b * scales * scale_a)[:, None] * lower_a)
-        left, values, right = np.linalg.svd(core)
+        left, values, right = svd(core)
 
         def factor_b(rank: int) -> Array:
             mix = np.zeros((self.rank, rank))
@@ -246,7 +246,7 @@ class LowRank:
 
     def _decomposed_by_qr(self) -> Decomposition:
         core, basis_b, basis_a = self._core_by_qr()
-        left, values, right = np.linalg.svd(core, full_matrices=False)
+        left, values, right = svd(core)
         values[values <= self.rounding()] = 0.0
         return Decomposition(
             values,
@@ -364,6 +364,16 @@ class Decomposition:
             return 0
         tails = np.sqrt(np.cumsum(self.values[::-1] ** 2))[::-1]
         return int(np.count_nonzero(tails > error * total))
+
+
+def svd(matrix: Array) -> tuple[Array, Array, Array]:
+    """Singular vectors and values, U [m, k], σ [k], Vᵀ [k, n]. Raises LinAlgError for what is not
+    finite, on which LAPACK may iterate without end.
+    """
+    if not np.isfinite(matrix).all():
+        raise np.linalg.LinAlgError("the numbers are too large")
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    return left, values, right
 
 
 def inner(x: LowRank, y: LowRank) -> float:

@@ -17,6 +17,7 @@ from pemath.names import display, listing, stays_inside
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 STATISTICS = "statistics.safetensors"
+LOCK = "pemath.lock.json"
 
 _REPOSITORY = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<subfolder>[^:]+))?"
@@ -53,6 +54,9 @@ def resolve(reference: str) -> Resolved:
         raise ReferenceNotFound(
             f"`{display(reference)}` is not an adapter: {kind}",
             expected="a folder, folder:subfolder, example:NAME or user/repo@revision",
+            hint="`pemath convert FILE --to peft` makes a folder of a file in kohya's or diffusers' layout"
+            if Path(reference).is_file()
+            else None,
         )
     return _download(reference, match)
 

@@ -31,8 +31,8 @@ def imported(code: str) -> set[str]:
 
 def test_the_verbs(cli: Cli) -> None:
     expected = (
-        "compose inspect compare verify rebuild demo kinds methods "
-        "train evaluate sweep reproduce report lab"
+        "compose inspect compare convert verify rebuild demo kinds methods "
+        "train evaluate sweep fit reproduce report lab"
     )
     assert expected.split() == VERBS
     shown = cli("--help")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pemath.cli import demo
-from pemath.kinds import kinds
+from pemath.kinds import compiled_kinds, kinds
 from pemath.methods import methods
 from pemath.references import examples
 
@@ -99,11 +99,13 @@ def test_kinds(cli: Cli) -> None:
     done = cli("kinds")
     assert done.code == 0
     told = {kind["name"]: kind for kind in cli("kinds", "--json").json["kinds"]}
-    assert told.keys() == kinds().keys()
-    for name, kind in kinds().items():
+    known = {**kinds(), **compiled_kinds()}
+    assert told.keys() == known.keys()
+    for name, kind in known.items():
         assert name in done.out
         assert told[name]["summary"] == kind.summary
-    assert told["lora"]["peft_type"] == "LORA"
+    assert (told["lora"]["peft_type"], told["lora"]["read_as"]) == ("LORA", "")
+    assert (told["loha"]["peft_type"], told["loha"]["read_as"]) == ("LOHA", "lora")
 
 
 def test_methods(cli: Cli) -> None:

@@ -148,7 +148,9 @@ def test_interrupted_from_outside(delay: float, tmp_path: Path) -> None:
     if (tmp_path / "out").exists():
         check_whole(tmp_path / "out")
     else:
-        assert child.returncode == 130, errors
+        # Where the signal meets an import that makes a dataclass, Python itself ends by it after
+        # our handling: 130 too, for a shell.
+        assert child.returncode in (130, -signal.SIGINT), errors
         assert "Traceback" not in errors
     assert names_in(tmp_path, "a", "b", "out") == []
 

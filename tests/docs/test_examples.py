@@ -2,26 +2,34 @@
 
 python    run by sybil; blocks that begin with `>>>` are compared as doctests
 console   each line `$ command` is run in bash and must exit with 0; where output is shown, its
-          lines must appear in that order, with white space free and `...` for anything
+          lines must appear in that order, with white space free and `...` for anything; those of
+          docs/reference, one per method, are calls of `pemath` and run in this process
 bash      installs and the like, not run here: `.ci/run` runs the README's first two, word for
           word; in every other one the tests below admit only calls of make, pip and `.ci/run`
 others    shown, not run
 """
 
 import doctest
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
+from pemath.cli import main
+from pemath.methods import _registry as registry
+from pemath.methods import methods
+
 REPOSITORY = Path(__file__).resolve().parents[2]
+REFERENCE = REPOSITORY / "docs" / "reference"
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
 RUN = {"python", "console"}
 SHOWN = {"json", "text", "toml", "yaml"}
@@ -66,6 +74,18 @@ def missing(shown: list[str], output: str) -> str | None:
 
 def run_console(example: Example) -> str | None:
     """Runs a console block; returns what went wrong, as sybil wants it."""
+    run = in_this_process if REFERENCE in Path(example.path).parents else in_bash
+    for command, shown in commands(example.parsed):
+        status, output = run(command)
+        if status != 0:
+            return f"`{command}` exited with {status}:\n{output}"
+        if (line := missing(shown, output)) is not None:
+            return f"`{command}` did not print {line!r}:\n{output}"
+    return None
+
+
+def in_bash(command: str) -> tuple[int, str]:
+    """The exit status and the output of a command."""
     environment = os.environ | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "COLUMNS": "100",
@@ -73,22 +93,30 @@ def run_console(example: Example) -> str | None:
         "PYTHONIOENCODING": "utf-8",
         "TERM": "dumb",
     }
-    for command, shown in commands(example.parsed):
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
-            check=False,
-            encoding="utf-8",
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=TIMEOUT,
-        )
-        if done.returncode != 0:
-            return f"`{command}` exited with {done.returncode}:\n{done.stdout}"
-        if (line := missing(shown, done.stdout)) is not None:
-            return f"`{command}` did not print {line!r}:\n{done.stdout}"
-    return None
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        check=False,
+        encoding="utf-8",
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=TIMEOUT,
+    )
+    return done.returncode, done.stdout
+
+
+def in_this_process(command: str) -> tuple[int, str]:
+    """The same for a call of `pemath`, without starting it anew."""
+    program, *words = shlex.split(command.replace("\\\n", " "))
+    assert program == "pemath"
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        try:
+            main(words)
+        except SystemExit as end:
+            return int(end.code or 0), output.getvalue()
+    return 0, output.getvalue()
 
 
 PARSERS = (
@@ -111,6 +139,8 @@ def fences(document: Path) -> list[tuple[str, str]]:
 def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = Document.parse(str(path), *PARSERS)
     monkeypatch.chdir(tmp_path)
+    methods()  # a method that an example defines is gone with it
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     for example in document.examples():
         example.evaluate()
 

@@ -6,10 +6,12 @@ The second half looks at signatures, registries and classes by itself, not throu
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +20,9 @@ import pytest
 import pemath
 from pemath.cli import app
 from pemath.errors import PemathError
-from pemath.kinds import kinds
+from pemath.kinds import compiled_kinds, kinds
+from pemath.kinds._refused import REFUSED
+from pemath.methods import _registry as registry
 from pemath.methods import methods
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -64,11 +68,21 @@ def errors(root: type[PemathError] = PemathError) -> Iterator[type[PemathError]]
 
 def test_the_pages_are_current() -> None:
     pages = generator().pages()
-    assert sorted(pages) == sorted(path.name for path in REFERENCE.iterdir())
+    assert pages.keys() == {str(p.relative_to(REFERENCE)) for p in REFERENCE.rglob("*.*")}
     for name, text in pages.items():
         assert (REFERENCE / name).read_text(encoding="utf-8") == text, (
             f"docs/reference/{name} is not current: run python tools/make_reference.py"
         )
+
+
+def test_what_plug_ins_bring_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(methods()["exact"], name="other", origin="some-package 1.0")
+    monkeypatch.setattr(registry, "_METHODS", {**registry._METHODS, "other": other})
+    assert "other" in methods()
+    pages = generator().pages()
+    assert "methods/other.md" not in pages
+    assert "methods/exact.md" in pages
+    assert "[other]" not in pages["methods.md"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -93,21 +107,56 @@ def test_every_verb_is_used_in_an_example_that_runs(verb: str) -> None:
     assert any(re.search(rf"^\$ pemath {verb}\b", block, re.MULTILINE) for block in blocks)
 
 
-@pytest.mark.parametrize("name", methods())
+METHODS = {name: method for name, method in methods().items() if method.origin is None}
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_and_option_is_documented(name: str) -> None:
-    text = section("methods.md", name)
-    for option in ("weights", *methods()[name].options):
-        assert f"| `{option}` |" in text
-    assert methods()[name].signature() in text
+    found = METHODS[name]
+    text = (REFERENCE / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    for option, parameter in found.options.items():
+        row = re.search(rf"^\| `{option}` \| [^|]+ \| (.+) \|$", text, re.MULTILINE)
+        assert row is not None, option
+        default = parameter.default
+        shown = "none" if default is None else f"`{json.dumps(default)}`"
+        assert row[1] == shown, option
+    assert "| `weights` |" in text
+    assert found.signature() in text
     assert "Source: " in text
+    assert re.search(r"Takes \[", text)
+    language = "text" if found.needs else "console"
+    assert f"```{language}\n$ pemath compose '{name}(a, b" in text
+    index = (REFERENCE / "methods.md").read_text(encoding="utf-8")
+    assert f"| {found.space} | [{name}](methods/{name}.md) |" in index
 
 
 @pytest.mark.parametrize("name", kinds())
 def test_every_kind_is_documented(name: str) -> None:
-    text = section("kinds.md", name)
     folders = kinds()[name].folders
-    for peft_type in folders.peft_types if folders else ():
+    check_kind_page(name, folders.peft_types if folders else ())
+
+
+@pytest.mark.parametrize("name", compiled_kinds())
+def test_every_kind_that_is_read_as_another_is_documented(name: str) -> None:
+    found = compiled_kinds()[name]
+    text = check_kind_page(name, found.peft_types)
+    assert f"Read as [{found.into}]({found.into}.md)" in text
+
+
+def check_kind_page(name: str, peft_types: tuple[str, ...]) -> str:
+    text = (REFERENCE / "kinds" / f"{name}.md").read_text(encoding="utf-8")
+    index = (REFERENCE / "kinds.md").read_text(encoding="utf-8")
+    assert f"| [{name}](kinds/{name}.md) |" in index
+    for peft_type in peft_types:
         assert f"`{peft_type}`" in text
+        assert f"`{peft_type}`" in index
+    return text
+
+
+def test_what_is_refused_is_documented_with_the_reason() -> None:
+    text = section("kinds.md", "Refused by name")
+    for peft_type in REFUSED:
+        assert re.search(rf"^\| `{peft_type}` \| .{{10,}} \|", text, re.MULTILINE), peft_type
 
 
 def test_every_error_class_is_documented() -> None:

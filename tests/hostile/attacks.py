@@ -903,6 +903,24 @@ EXPRESSIONS = [
     Attack("a statement", b"a; b", ExpressionError),
     Attack("a comment", b"a # + b", ExpressionError),
     Attack("a format", b"{a}", ExpressionError),
+    Attack("a set", b'a * {"x", "y"}', ExpressionError),
+    Attack("a dictionary of adapters", b'a * {"x": b}', ExpressionError),
+    Attack("a dictionary of dictionaries", b'a * {"x": {"y": 1}}', ExpressionError),
+    Attack("open braces", b'a * {"x": ' * 9_000, UsageError),
+    Attack("braces alone", b"{" * 99_000, UsageError),
+    Attack(
+        "too many keys", b"a * {" + b",".join(b'"k%d": 1' % n for n in range(4_000)), UsageError
+    ),
+    Attack("a long key", b'a * {"' + b"x." * 40_000 + b'x": 1}', ExpressionError),
+    Attack("a key of numbers", b'a * {"x.' + b"9" * 190 + b'": 1}', RequestError),
+    Attack("a wide range", b'a * {"x.0-' + b"9" * 190 + b'": 1}', RequestError),
+    Attack("a pattern for a key", b'a * {"(x+x+)+y": 1, "*": 1}', RequestError),
+    Attack("a path for a key", b'a * {"../../etc/passwd": 1, "*": 1}', ExpressionError),
+    Attack("a key with ESC", b'a * {"\\u001b[31m": 1, "*": 1}', RequestError),
+    Attack("other digits in a key", 'a * {"x.٣": 1, "*": 1}'.encode(), RequestError),
+    Attack(
+        "weights that overflow by layer", b'a * {"*": 1e30}' + b' * {"*": 1e30}' * 20, UsageError
+    ),
     Attack("a shell", b"$(a) + `b`", ExpressionError),
     Attack("hexadecimal", b"0x10 * a", ExpressionError),
     Attack("underscores", b"1_000 * a", ExpressionError),

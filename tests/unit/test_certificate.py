@@ -915,6 +915,41 @@ def test_compact_profile_gives_each_site_its_smallest_rank(tmp_path: Path, bound
     assert ranks == wanted
 
 
+def test_a_site_whose_name_ends_another_has_a_rank_of_its_own(tmp_path: Path) -> None:
+    """PEFT's patterns are matched with the ends of names."""
+    rng = np.random.default_rng(3)
+    fast, slow = (spectra(Geometry("linear", 24, (20,)), rng, d, None) for d in (0.1, 0.9))
+    operands = write_operands(tmp_path, {"proj": fast, "block.proj": slow})
+    options = {"max_error": 0.01, "profile": "compact"}
+    done = pemath.compose("a + b", tmp_path / "out", operands=operands, **options)
+    ranks = {site: report.rank for site, report in done.certificate.sites.items()}
+    config = json.loads((done.folder / "adapter_config.json").read_text())
+    assert ranks["proj"] < ranks["block.proj"]
+    assert config["r"] == ranks["block.proj"]
+    assert config["rank_pattern"] == {"^proj": ranks["proj"]}
+    again = pemath.compose("a", tmp_path / "again", operands={"a": str(done.folder)})
+    assert again.certificate.error < 1e-6
+
+
+@pytest.mark.parametrize("expression", ["karcher(a, b)", "ties(a, b, density=0.4) - 0.5*b"])
+def test_what_is_left_out_is_a_share_of_all_sites(tmp_path: Path, expression: str) -> None:
+    """Those with room for everything count too."""
+    both = spectra(Geometry("linear", 24, (20,)), np.random.default_rng(3), 0.9, None)
+    cases = {"k": both, "q": both, "v": Case({"a": both.members["a"]})}
+    operands = write_operands(tmp_path, cases)
+    options = {"rank": 3, "profile": "compact", "dtype": "float64"}
+    done = pemath.compose(expression, tmp_path / "out", operands=operands, **options)
+    made = dict(pemath.evaluate(expression, operands=operands))
+    stored = dict(pemath.evaluate("out", operands={"out": str(done.folder)}))
+    lost = [made[site].distance(stored[site]) for site in cases]
+    lost = [math.hypot(gap, made[site].left_out) for gap, site in zip(lost, cases, strict=True)]
+    size = [math.hypot(made[site].norm(), made[site].left_out) for site in cases]
+    assert (lost[2] < 1e-9) == (expression == "karcher(a, b)")
+    share = math.hypot(*lost) / math.hypot(*size)
+    assert done.certificate.left_out == pytest.approx(share, rel=1e-6)
+    assert done.certificate.as_dict()["left_out"] == done.certificate.left_out
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("bound", [0.3, 0.1, 0.05, 0.02, 0.01])
 def test_max_error_in_half_precision(tmp_path: Path, bound: float, dtype: str) -> None:

@@ -146,11 +146,11 @@ def test_an_adapter_that_cannot_be_composed_is_shown(
 
 
 def test_an_unknown_kind_is_shown_without_sites(tmp_path: Path) -> None:
-    tensors = {f"{QUERY}.hada_w1_a": np.ones((4, 2), np.float32)}
+    tensors = {f"{QUERY}.oft_R.weight": np.ones((4, 2), np.float32)}
 
-    found = inspect(write(tmp_path / "x", tensors, peft_type="LOHA"))
+    found = inspect(write(tmp_path / "x", tensors, peft_type="OFT"))
 
-    assert (found.kind, found.peft_type) == (None, "LOHA")
+    assert (found.kind, found.peft_type) == (None, "OFT")
     assert isinstance(found.obstacles[0], UnsupportedKind)
     assert not found.sites
     assert found.norm == 0.0

@@ -46,6 +46,13 @@ def kahan(n: int, s: float) -> Array:
     return upper.T / np.linalg.norm(upper.T, axis=1, keepdims=True)
 
 
+def test_what_overflows_is_not_decomposed() -> None:
+    """LAPACK may iterate without end on infinities."""
+    large = product((random(6, 2) * 1e200, random(2, 5) * 1e200))
+    with np.errstate(all="ignore"), pytest.raises(np.linalg.LinAlgError):
+        large.decomposed()
+
+
 # --------------------------------------------------------------------------------- arithmetic
 
 

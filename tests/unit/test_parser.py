@@ -11,12 +11,27 @@ from pemath.errors import ExpressionError, UsageError
 from pemath.expression import parser as parser_module
 from pemath.expression.linear import normal_form
 from pemath.expression.parser import parse, parse_call
-from pemath.expression.tree import Call, Expression, Operand, Scaled, Sum
+from pemath.expression.tree import (
+    Call,
+    Expression,
+    Layered,
+    LayerWeights,
+    Operand,
+    Scaled,
+    Sum,
+)
 from pemath.limits import LIMITS
 
 A, B, C = (Operand(f"folder/{name}", name) for name in "abc")
 BOUND = {name: f"folder/{name}" for name in "abc"}
 HALF, TWO, MINUS = Fraction(1, 2), Fraction(2), Fraction(-1)
+
+
+def weights(*pairs: tuple[str, float | Fraction], **named: float) -> LayerWeights:
+    return LayerWeights(tuple((key, Fraction(c)) for key, c in (*pairs, *named.items())))
+
+
+SPLIT = weights(("layers.0-3", HALF), ("*", 2))
 
 
 @pytest.mark.parametrize(
@@ -68,6 +83,17 @@ HALF, TWO, MINUS = Fraction(1, 2), Fraction(2), Fraction(-1)
         ("m(a, x=[])", Call("m", (A,), (("x", ()),))),
         ("m(a, x=[1, [true, 't']])", Call("m", (A,), (("x", (Fraction(1), (True, "t"))),))),
         ("m(x=1)", Call("m", (), (("x", Fraction(1)),))),
+        ('a*{"layers.0-3": 0.5, "*": 2}', Layered(SPLIT, A)),
+        ('{"layers.0-3": 1/2, "*": 2,} * a', Layered(SPLIT, A)),
+        ("{'layers.0-3': 1 - 0.5, '*': 2}*(a + b)", Layered(SPLIT, Sum((A, B)))),
+        ('2*{"layers.0-3": 0.25, "*": 1}*a', Layered(SPLIT, A)),
+        ('-{"layers.0-3": -0.5, "*": -2}*a', Layered(SPLIT, A)),
+        ('{"layers.0-3": 1, "*": 4}/2*a', Layered(SPLIT, A)),
+        ('2*a*{"layers.0-3": 0.5, "*": 2}', Layered(SPLIT, Scaled(TWO, A))),
+        ('b - {"layers.0-3": 0.5, "*": 2}*a', Sum((B, Scaled(MINUS, Layered(SPLIT, A))))),
+        ('a*{"layers.0-3": 0.5, "*": 2}/2', Scaled(HALF, Layered(SPLIT, A))),
+        ('a*{"*": 2}*{"x": 1}', Layered(weights(x=1), Layered(weights(("*", 2)), A))),
+        ('m(a*{"*": 2}, b)', Call("m", (Layered(weights(("*", 2)), A), B))),
     ],
 )
 def test_trees(text: str, tree: Expression) -> None:
@@ -206,6 +232,38 @@ def test_bindings_by_keyword_and_by_table() -> None:
         ("m(a, x=[1", 9, r"`\]`"),
         ("m(a, =1)", 5, "operand is missing"),
         ("a + 'x' (b)", 8, "not expected"),
+        ('{"x": 1}', 0, "weights by layer, and an adapter"),
+        ('m({"x": 1})', 2, "weights by layer, and an adapter"),
+        ('m(a, x={"x": 1})', 7, "takes numbers"),
+        ('{"x": 1}*{"y": 2}*a', 8, "weights by layer cannot be multiplied"),
+        ('{"x": 1} + {"y": 2}', 9, "weights by layer cannot be added"),
+        ('a + {"x": 1}', 2, "weights by layer cannot be added"),
+        ('{"x": 1} - 1', 9, "weights by layer cannot be added"),
+        ('a/{"x": 1}', 1, "only a number"),
+        ('{"x": 1}/0*a', 8, "zero"),
+        ('1/{"x": 1}*a', 1, "only a number"),
+        ('{"x": 1e30}*1e30*a', 11, "out of range"),
+        ("{}*a", 0, "need keys"),
+        ("a*{x: 1}", 3, "quoted key is missing"),
+        ("a*{1: 1}", 3, "quoted key is missing"),
+        ('a*{"x" 1}', 7, "`:` is missing"),
+        ('a*{"x"= 1}', 6, "`:` is missing"),
+        ('a*{"x": }', 8, "operand is missing"),
+        ('a*{"x": b}', 8, "must be a number"),
+        ('a*{"x": true}', 8, "not bound"),
+        ('a*{"x": {"y": 1}}', 8, "must be a number"),
+        ('a*{"x": 1', 9, "`}` in the weights"),
+        ('a*{"x": 1 "y": 2}', 10, "`,` is missing"),
+        ('a*{"x": 1, "x": 2}', 11, "given twice"),
+        ('a*{"": 1}', 3, "not a key"),
+        ('a*{"layers.3-1": 1}', 3, "not a key"),
+        ('a*{"3": 1}', 3, "not a key"),
+        ('a*{"a..b": 1}', 3, "not a key"),
+        ('a*{".a": 1}', 3, "not a key"),
+        ('a*{"layers.*": 1}', 3, "not a key"),
+        ('a*{"q_proj ": 1}', 3, "not a key"),
+        ("a : b", 2, "not expected"),
+        ("a } b", 2, "not expected"),
     ],
 )
 def test_errors_show_their_place(text: str, position: int, what: str) -> None:
@@ -244,6 +302,16 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("(" * 300 + "a" + ")" * 300, "-" * 300 + "a", "m(" * 300 + "a" + ")" * 300):
         with pytest.raises(ExpressionError, match="deep"):
             parse(text, BOUND)
+    braces = ('a*{"x": ' + "(" * 300 + "1" + ")" * 300 + "}", 'a*{"x": ' * 300)
+    for text in braces:
+        with pytest.raises(ExpressionError, match="deep"):
+            parse(text, BOUND)
+    keys = [f'"k{index}": 1' for index in range(LIMITS.layer_keys + 1)]
+    assert isinstance(parse("a*{" + ",".join(keys[1:]) + "}", BOUND), Layered)
+    with pytest.raises(ExpressionError, match="need keys"):
+        parse("a*{" + ",".join(keys) + "}", BOUND)
+    with pytest.raises(ExpressionError, match="too long"):
+        parse('a*{"' + "k" * (LIMITS.layer_key_length + 1) + '": 1}', BOUND)
     monkeypatch.setattr(parser_module, "LIMITS", dataclasses.replace(LIMITS, expression_depth=3))
     with pytest.raises(ExpressionError, match="deep"):
         parse("((((a))))", BOUND)

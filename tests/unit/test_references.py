@@ -105,8 +105,9 @@ def test_a_file(tmp_path: Path) -> None:
     (tmp_path / "work" / "some").mkdir()
     (tmp_path / "work" / "some" / "x.safetensors").write_text("x")
     for reference in (f"{tmp_path}/work/some/x.safetensors", "some/x.safetensors"):
-        with pytest.raises(ReferenceNotFound, match="it is a file"):
+        with pytest.raises(ReferenceNotFound, match="it is a file") as refused:
             resolve(reference)
+        assert "--to peft" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(

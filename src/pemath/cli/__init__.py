@@ -29,6 +29,10 @@ _VERBS = {
         "Say how two adapters relate, and what each arithmetic would do to them.",
         "pemath compare a=example:sentiment-lora-a b=example:sentiment-lora-b",
     ),
+    "convert": (
+        "Convert an adapter or a checkpoint to another form, or merge it into its base.",
+        "pemath convert ./adapter --to checkpoint --base-weights ./base --out merged",
+    ),
     "verify": ("Check a composed folder against its lock file.", "pemath verify merged"),
     "rebuild": (
         "Make a composed folder again from its lock file, byte for byte.",
@@ -48,6 +52,10 @@ _VERBS = {
     "sweep": (
         "Choose the weights of an expression on a validation part, and judge it on the test part.",
         'pemath sweep "(1-t)*a + t*b" t=0:1:0.1 a=./a b=./b --validation v.csv --data test.csv',
+    ),
+    "fit": (
+        "Learn the weights of a sum of adapters from data, and write the composition.",
+        "pemath fit cat a=./a b=./b --data rows.csv --test test.csv --out merged",
     ),
     "reproduce": (
         "Carry out an experiment of the paper, or a recipe of your own, and report on it.",

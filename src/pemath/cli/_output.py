@@ -69,6 +69,14 @@ def size_text(size: float) -> str:
     return f"{size:.3g} GB"
 
 
+def span_text(ranks: Sequence[int]) -> str:
+    """The smallest and the largest rank; nothing where there is none."""
+    low, high = min(ranks), max(ranks)
+    if high == 0:
+        return ""
+    return str(high) if low == high else f"{low} to {high}"
+
+
 class ProgressLine:
     """Progress on one line of a terminal, for work that takes more than a moment."""
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from pemath.cli._bindings import bindings
 from pemath.cli._flags import Flag
-from pemath.cli._output import ProgressLine, show_facts, show_json, size_text
+from pemath.cli._output import ProgressLine, show_facts, show_json, size_text, span_text
 from pemath.composition.certificate import percent
 from pemath.composition.request import ComposeRequest, parse_error_bound, read_request
 from pemath.composition.run import Composition, run
@@ -35,6 +35,7 @@ def compose(
     heads: str | None = None,
     profile: Literal["portable", "compact"] | None = None,
     base_model: str | None = None,
+    base_weights: str | None = None,
     statistics: tuple[str, ...] = (),
     config: Path | None = None,
     dry_run: Flag = False,
@@ -67,6 +68,8 @@ def compose(
         portable (default): one rank, alpha = r, no patterns. compact: a rank for each site.
     base_model
         The base model's name to write, where the operands name different ones.
+    base_weights
+        The folder of the base model's safetensors, for kinds whose update depends on them (DoRA).
     statistics
         NAME=FILE, any number: what regmean and fisher need to know about an operand, where it is
         not statistics.safetensors in its folder.
@@ -95,6 +98,7 @@ def compose(
         "heads": heads,
         "profile": profile,
         "base_model": base_model,
+        "base_weights": base_weights,
     }
     fields |= {name: value for name, value in given.items() if value is not None}
     fields["operands"] = {**fields.get("operands", {}), **bindings(operands)}
@@ -147,14 +151,19 @@ def show_composition(done: Composition, *, as_json: bool) -> None:
         )
     else:
         error = "none: the stored result is the exact sum"
+    left_out = certificate.left_out
+    lost = (
+        f"{percent(left_out)} of what the method made, for which this rank has no room (estimate)"
+    )
     show_facts(
         f"{display(plan.request.expression)} → {display(done.folder)}",
         [
             *_what(plan),
-            ("rank", _span([site.rank for site in certificate.sites.values()])),
+            ("rank", span_text([site.rank for site in certificate.sites.values()])),
             ("size", size_text(size)),
             *(("note", note) for note in plan.notes),
             ("error", error),
+            ("left out", lost if left_out else ""),
         ],
     )
 
@@ -209,10 +218,3 @@ def _what(plan: Plan) -> list[tuple[str, str]]:
         ("kind", f"{plan.kind.name}, {len(plan.exact)} sites, {plan.dtype.name}"),
         ("base", display(plan.base_model) if plan.base_model else ""),
     ]
-
-
-def _span(ranks: list[int]) -> str:
-    low, high = min(ranks), max(ranks)
-    if high == 0:
-        return ""
-    return str(high) if low == high else f"{low} to {high}"

@@ -26,6 +26,7 @@ def methods(*, json: Flag = False) -> None:
                         "space": method.space,
                         "summary": method.summary,
                         "source": method.source,
+                        "origin": method.origin,
                     }
                     for method in known
                 ]
@@ -35,6 +36,11 @@ def methods(*, json: Flag = False) -> None:
     for method in known:
         show_facts(
             method.signature(),
-            [("does", method.summary), ("space", method.space), ("source", method.source)],
+            [
+                ("does", method.summary),
+                ("space", method.space),
+                ("source", method.source),
+                ("from", method.origin or ""),
+            ],
         )
         print()

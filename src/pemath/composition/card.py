@@ -13,9 +13,8 @@ import numpy as np
 from pemath.composition.certificate import Certificate, percent
 from pemath.composition.plan import Plan
 from pemath.names import display, escape_markdown
-from pemath.references import WEIGHTS
+from pemath.references import LOCK, WEIGHTS
 
-LOCK = "pemath.lock.json"
 CARD = "README.md"
 LOCK_VERSION = 1
 
@@ -60,6 +59,7 @@ def lock_of(
         "dtype": plan.dtype.name,
         "base_model": plan.base_model,
         "sources": {name: dict(source) for name, source in sources.items()},
+        "base_weights": plan.base_digests(),
         "outputs": dict(outputs),
         "notes": list(plan.notes),
         "certificate": certificate.as_dict(),
@@ -84,10 +84,11 @@ def card_of(plan: Plan, certificate: Certificate, sources: Mapping[str, Mapping[
     ]
     for name, source in sources.items():
         revision = escape_markdown(source["revision"] or "")
-        digest = str(source["files"][WEIGHTS])
+        files = source["files"]
+        digest = f"`{files[WEIGHTS]}`" if WEIGHTS in files else f"{len(files)} files, in `{LOCK}`"
         lines.append(
             f"| {escape_markdown(name)} | {escape_markdown(source['reference'])} | {revision} "
-            f"| `{digest}` |"
+            f"| {digest} |"
         )
     lines += [
         "",
@@ -138,5 +139,11 @@ def _certified(certificate: Certificate) -> str:
     return (
         f"Relative Frobenius error against the exact sum: **{error}** in total, {worst} at the "
         f"worst site ({_code(certificate.worst)}). It is computed from the factors, rounding "
-        f"included. {where}"
+        f"included.{_left_out(certificate)} {where}"
     )
+
+
+def _left_out(certificate: Certificate) -> str:
+    share = certificate.left_out
+    text = f" By estimate, {percent(share)} (in norm) of what the method made has no room at this rank."
+    return text if share else ""

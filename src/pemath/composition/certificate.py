@@ -16,12 +16,16 @@ class SiteReport:
     """One site: the rank written, the Frobenius norm of (stored - exact), and that of the exact sum.
 
     Both are of the delta weight (for (IA)³ of l - 1), rounding included. `norm` is None where
-    nothing deviates anywhere: then it has not been needed.
+    nothing deviates anywhere: then it has not been needed. `made` is the norm of what a method made
+    and `left_out` the norm of what of that the rank has no room for: estimates where the method works
+    on single entries. Both are zero where there is no method.
     """
 
     rank: int
     deviation: float
     norm: float | None = None
+    made: float = 0.0
+    left_out: float = 0.0
 
     @property
     def error(self) -> float:
@@ -52,6 +56,14 @@ class Certificate:
         return _relative(self.deviation, self.norm)
 
     @property
+    def left_out(self) -> float:
+        """Of what methods made, the share (in norm) that the rank has no room for: an estimate."""
+        return _relative(
+            math.hypot(*(site.left_out for site in self.sites.values())),
+            math.hypot(*(site.made for site in self.sites.values())),
+        )
+
+    @property
     def worst(self) -> str:
         """The site with the largest relative error."""
         return max(self.sites, key=lambda name: self.sites[name].error)
@@ -65,8 +77,10 @@ class Certificate:
             "norm": self.norm,
             "worst_site": self.worst,
             "worst_error": _plain(self.sites[self.worst].error),
+            **({"left_out": self.left_out} if self.left_out else {}),
             "sites": {
                 name: {"rank": s.rank, "norm": s.norm, "error": _plain(s.error)}
+                | ({"left_out": s.left_out / s.made} if s.left_out else {})
                 for name, s in self.sites.items()
             },
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pemath.errors import StorageError
@@ -20,14 +21,15 @@ class Digests:
 
     def __init__(self, resolved: Mapping[Operand, Resolved]) -> None:
         self._resolved = resolved
+        # Listed before anything else happens: a file that vanishes meanwhile is missed.
+        self._paths = {operand: _files(source.folder) for operand, source in resolved.items()}
         self._found: dict[Operand, dict[str, str]] = {}
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        for operand, source in self._resolved.items():
-            paths = [source.folder / name for name in (CONFIG, WEIGHTS)]
-            if not all(path.is_file() for path in paths):
+        for operand, paths in self._paths.items():
+            if not paths or not all(path.is_file() for path in paths):
                 return
             try:
                 self._found[operand] = {path.name: sha256(path) for path in paths}
@@ -51,3 +53,10 @@ class Digests:
             }
             for operand, source in self._resolved.items()
         }
+
+
+def _files(folder: Path) -> list[Path]:
+    """What an adapter's folder, or a checkpoint's, is read from."""
+    if (folder / CONFIG).is_file():
+        return [folder / CONFIG, folder / WEIGHTS]
+    return sorted(folder.glob("*.safetensors"))

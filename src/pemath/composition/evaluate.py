@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pemath.errors import (
     StatisticsNeeded,
 )
 from pemath.expression.linear import Atom, call_weights, normal_form, weight
-from pemath.expression.tree import Call, Expression, Operand, thaw, to_text
+from pemath.expression.tree import Call, Expression, Operand, thaw, to_text, varies
 from pemath.kinds import Adapter
 from pemath.methods import Method, Needed, Stack, Statistics, named_method
 from pemath.names import display, listing
@@ -34,7 +35,8 @@ class Evaluator:
         self._adapters = adapters
         self._files = files or {}
         self.statistics: dict[Operand, Statistics] = {}
-        self._forms: dict[Expression, list[tuple[Atom, float]]] = {}
+        self._forms: dict[tuple[Expression, str], list[tuple[Atom, float]]] = {}
+        self._found: dict[Expression, list[Atom]] = {}
         self._calls: dict[Call, tuple[Method, dict[str, Any], list[float]]] = {}
 
     def value(self, expression: Expression, site: str) -> Any | None:
@@ -43,7 +45,7 @@ class Evaluator:
         Raises: OperandError, naming the site.
         """
         total: Any = None
-        for atom, coefficient in self._form(expression):
+        for atom, coefficient in self._form(expression, site):
             value = self._atom(atom, site)
             if value is None:
                 continue
@@ -62,14 +64,14 @@ class Evaluator:
 
     def check(self, expression: Expression, site: str) -> OperandError | None:
         """What a method of `expression` finds wrong at `site`, without reading a tensor."""
-        for atom, _ in self._form(expression):
+        for atom, _ in self._form(expression, site):
             if isinstance(atom, Call):
                 for argument in atom.arguments:
                     inside = self.check(argument, site)
                     if inside is not None:
                         return inside
                 method, _, _ = self.call(atom)
-                if not any(_has_call(argument) for argument in atom.arguments):
+                if not any(self._has_call(argument, site) for argument in atom.arguments):
                     stack = self._stack(atom, site)
                     error = method.check(stack) if stack.values else None
                     if isinstance(error, OperandError):
@@ -78,7 +80,7 @@ class Evaluator:
 
     def rank(self, expression: Expression, site: str) -> int:
         """A bound on the rank of the value at `site`, without reading a tensor."""
-        return sum(self._atom_rank(atom, site) for atom, _ in self._form(expression))
+        return sum(self._atom_rank(atom, site) for atom, _ in self._form(expression, site))
 
     def _atom_rank(self, atom: Atom, site: str) -> int:
         if isinstance(atom, Operand):
@@ -114,25 +116,35 @@ class Evaluator:
         error = method.check(stack)
         if error is not None:
             raise error
-        return method.function(stack, **options)
+        left_out = sum(
+            abs(w) * getattr(v, "left_out", 0.0)
+            for v, w in zip(stack.values, stack.weights, strict=True)
+        )
+        if not left_out:
+            return method.function(stack, **options)
+        whole = replace(stack, values=[replace(value, left_out=0.0) for value in stack.values])
+        found = method.function(whole, **options)
+        return replace(found, left_out=found.left_out + left_out)
 
     def _stack(self, call: Call, site: str) -> Stack:
-        """The arguments at `site`; an argument's own coefficient joins its weight."""
+        """The arguments at `site`; an argument's own coefficient joins its weight, and is no part of
+        its name: random draws do not depend on it.
+        """
         method, _, weights = self.call(call)
         operands = self._operands(call)
         values, kept, names = [], [], []
         for argument, share in zip(call.arguments, weights, strict=True):
-            form = self._form(argument)
+            form = self._form(argument, site)
             if len(form) == 1:
                 atom, coefficient = form[0]
-                value = self._atom(atom, site)
+                value, name = self._atom(atom, site), to_text(atom)
             else:
                 coefficient = 1.0
-                value = self.value(argument, site)
+                value, name = self.value(argument, site), to_text(argument)
             if value is not None:
                 values.append(value)
                 kept.append(share * coefficient)
-                names.append(to_text(argument))
+                names.append(name)
         if not method.needs or not values:
             return Stack(site, values, kept, names, operands)
         known = self._known(call, method.needs)
@@ -169,15 +181,28 @@ class Evaluator:
 
     def _atoms(self, call: Call) -> list[Atom | None]:
         """The arguments that are one atom, whatever its coefficient; None for the others."""
-        forms = (self._form(argument) for argument in call.arguments)
-        return [next(iter(form))[0] if len(form) == 1 else None for form in forms]
+        found = (self.atoms(argument) for argument in call.arguments)
+        return [atoms[0] if len(atoms) == 1 else None for atoms in found]
 
-    def _form(self, expression: Expression) -> list[tuple[Atom, float]]:
-        if expression not in self._forms:
-            form = normal_form(expression)
-            self._forms[expression] = [(atom, weight(number)) for atom, number in form.items()]
-        return self._forms[expression]
+    def atoms(self, expression: Expression) -> list[Atom]:
+        """The atoms of the normal form, at whatever site."""
+        if expression not in self._found:
+            sites: Iterable[str] = ("",)
+            if varies(expression):
+                sites = dict.fromkeys(s for a in self._adapters.values() for s in a.sites)
+            forms = (self._form(expression, site) for site in sites)
+            self._found[expression] = list(
+                dict.fromkeys(atom for form in forms for atom, _ in form)
+            )
+        return self._found[expression]
 
+    def _form(self, expression: Expression, site: str) -> list[tuple[Atom, float]]:
+        """The normal form, as numbers to compute with: one for all sites, or this site's."""
+        key = (expression, site if varies(expression) else "")
+        if key not in self._forms:
+            form = normal_form(expression, site)
+            self._forms[key] = [(atom, weight(number)) for atom, number in form.items()]
+        return self._forms[key]
 
-def _has_call(expression: Expression) -> bool:
-    return any(isinstance(atom, Call) for atom in normal_form(expression))
+    def _has_call(self, expression: Expression, site: str) -> bool:
+        return any(isinstance(atom, Call) for atom, _ in self._form(expression, site))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
 from pemath.errors import HeadChoiceNeeded, OutOfRange, RequestError, ShapeMismatch
-from pemath.formats.floats import FLOAT_TYPES, Raw, common_type, is_finite, narrow
+from pemath.formats.floats import FLOAT_TYPES, Raw, Stored, common_type, is_finite, narrow
 from pemath.formats.safetensors import Spec
 from pemath.kinds import Adapter
 from pemath.names import display, listing
@@ -36,6 +37,10 @@ class HeadPlan:
             Spec(name, self._dtype(name), self.sources[0][1].folder.tensors.entries[tensor].shape)
             for name, tensor in self._tensors(0).items()
         ]
+
+    def stored(self, name: str) -> Stored:
+        """The tensor of a single source. Raises UnknownDtype."""
+        return self.sources[0][1].folder.tensors.stored(self._tensors(0)[name])
 
     def slabs(self, name: str) -> Iterator[tuple[int, Raw | memoryview]]:
         """One tensor's bytes with their offsets: copied from a single source, else the weighted
@@ -80,11 +85,12 @@ class HeadPlan:
 
 
 def plan_heads(
-    operands: Sequence[tuple[str, Adapter, float]], choice: str | None
+    operands: Sequence[tuple[str, Adapter, Callable[[str], float]]], choice: str | None
 ) -> tuple[list[HeadPlan], list[str]]:
     """The result's heads, and what was done, one sentence per head.
 
-    `operands` are (name, adapter, weight). Raises: HeadChoiceNeeded, RequestError, ShapeMismatch.
+    `operands` are (name, adapter, what it weighs in a head of this name: NaN where nobody said).
+    Raises: HeadChoiceNeeded, RequestError, ShapeMismatch.
     """
     reserved = {"average", "drop"} & {name for name, _, _ in operands}
     if reserved and any(adapter.heads for _, adapter, _ in operands):
@@ -103,8 +109,9 @@ def plan_heads(
         raise RequestError(f"`{display(choice)}` has no heads", hint="take another operand's")
     plans, stories = [], []
     for module in modules:
-        having = [entry for entry in operands if module in entry[1].heads]
-        plan = None if choice == "drop" else _plan(module, operands, having, choice)
+        weighed = [(name, adapter, weight(module)) for name, adapter, weight in operands]
+        having = [entry for entry in weighed if module in entry[1].heads]
+        plan = None if choice == "drop" else _plan(module, weighed, having, choice)
         if plan is not None:
             plans.append(plan)
         lost = f"{_shown(module, having[0][1])} dropped"
@@ -140,9 +147,12 @@ def _plan(
     exact = abs(total - 1) < 1e-9 and (is_bias or len(having) == len(operands))
     if choice is None and not exact:
         raise _choice_needed(module, operands, having, total)
-    if abs(total) < 1e-9:
+    if not abs(total) > 1e-9:
+        why = "the weights of the operands that have it sum to zero"
+        if math.isnan(total):
+            why = "no key of the weights by layer names it"
         raise HeadChoiceNeeded(
-            f"{shown} cannot be averaged: the weights of the operands that have it sum to zero",
+            f"{shown} cannot be averaged: {why}",
             hint="choose --heads drop, or " + _offers(having),
         )
     parts = [(name, adapter, weight / total) for name, adapter, weight in having]
@@ -158,16 +168,22 @@ def _choice_needed(
 ) -> HeadChoiceNeeded:
     lacking = [name for name, adapter, _ in operands if module not in adapter.heads]
     reason = f"the weights sum to {total:.6g}, not to 1"
+    if math.isnan(total):
+        reason = "no key of the weights by layer names it"
     if lacking and abs(total - 1) < 1e-9:
         reason = f"operands without it: {listing(lacking)}"
     average = "--heads average (weights divided by their sum), " if abs(total) > 1e-9 else ""
     return HeadChoiceNeeded(
         f"{_shown(module, having[0][1])} replaces base weights, and cannot be composed by itself: "
         f"{reason}",
-        where=", ".join(f"{name} (weight {weight:.6g})" for name, _, weight in having),
+        where=", ".join(f"{name} ({_weight(weight)})" for name, _, weight in having),
         expected="weights that sum to 1 over operands that all have it",
         hint=f"choose {average}--heads drop, or {_offers(having)}",
     )
+
+
+def _weight(weight: float) -> str:
+    return "no weight" if math.isnan(weight) else f"weight {weight:.6g}"
 
 
 def _offers(having: Sequence[tuple[str, Adapter, float]]) -> str:

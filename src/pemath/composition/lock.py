@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pemath
-from pemath.composition.card import CARD, LOCK, LOCK_VERSION
+from pemath.composition.card import CARD, LOCK_VERSION
 from pemath.composition.request import ComposeRequest
 from pemath.composition.run import Composition, run
-from pemath.errors import ConfigError, PemathError, ReferenceNotFound, VerificationFailed
+from pemath.errors import (
+    ConfigError,
+    PemathError,
+    ReferenceNotFound,
+    RequestError,
+    VerificationFailed,
+)
+from pemath.formats.checkpoint import Checkpoint
 from pemath.formats.files import sha256
 from pemath.formats.peft import read_json
 from pemath.names import display
-from pemath.references import CONFIG, STATISTICS, WEIGHTS, pinned, resolve, resolve_locally
+from pemath.references import CONFIG, LOCK, WEIGHTS, pinned, resolve, resolve_locally
 from pemath.threads import Progress, silent
 
 _FIELDS = {field.name for field in fields(ComposeRequest)}
@@ -51,6 +58,8 @@ def verify(folder: str | os.PathLike[str]) -> Verification:
     lock = read_lock(folder)
     outputs = {name: _state(folder / name, digest) for name, digest in lock["outputs"].items()}
     sources = {name: _source_state(source) for name, source in lock["sources"].items()}
+    if lock.get("base_weights"):
+        sources["base weights"] = _base_state(lock)
     bad = [f"`{name}` is {state}" for name, state in outputs.items() if state != "ok"]
     bad += [f"source `{display(n)}` is {s}" for n, s in sources.items() if s == "changed"]
     if bad:
@@ -75,6 +84,12 @@ def rebuild(
     `compose` raises.
     """
     lock = read_lock(Path(folder))
+    if "conversion" in lock:
+        raise RequestError(
+            "the folder was converted, not composed",
+            where=display(folder),
+            hint="run `pemath convert` again: the lock file has its options",
+        )
     sources = {}
     for name, source in lock["sources"].items():
         if source.get("revision") is None and resolve_locally(source["reference"]) is None:
@@ -92,6 +107,12 @@ def rebuild(
                 hint="restore the adapter that the lock file names, and its statistics if it has any",
             )
         sources[source["reference"]] = found
+    if lock.get("base_weights") and _base_state(lock) == "changed":
+        raise VerificationFailed(
+            "the base weights are not what they were",
+            where=display(lock["request"]["base_weights"]),
+            hint="restore the checkpoint from which the folder was composed",
+        )
     request = ComposeRequest(**lock["request"]).with_sources(sources)
     done = run(request, Path(out), force=force, progress=progress)
     for name in (WEIGHTS, CONFIG):
@@ -128,9 +149,32 @@ def read_lock(folder: Path) -> dict[str, Any]:
 def _problem(lock: Mapping[str, Any]) -> str | None:
     if lock.get("lock_version") != LOCK_VERSION:
         return f"lock_version is not {LOCK_VERSION}"
-    request: Any = lock.get("request")
     outputs: Any = lock.get("outputs")
     sources: Any = lock.get("sources")
+    converted = "conversion" in lock
+    problem = None if converted else _request_problem(lock.get("request"))
+    if problem:
+        return problem
+    if not _is_table(outputs) or not all(map(_is_file_name, outputs)):
+        return "`outputs` does not list the written files"
+    if not converted and not {WEIGHTS} <= set(outputs) <= set(_FILES):
+        return "`outputs` does not list the written files"
+    if not isinstance(sources, dict) or not all(
+        isinstance(s, dict)
+        and isinstance(s.get("reference"), str)
+        and _is_table(s.get("files"))
+        and _is_table(s.get("statistics", {}))
+        for s in sources.values()
+    ):
+        return "`sources` does not list references and digests"
+    if not _is_table(lock.get("base_weights", {})):
+        return "`base_weights` does not list digests"
+    if not all(isinstance(lock.get(name), str) for name in ("pemath", "numpy", "machine")):
+        return "versions are missing"
+    return None
+
+
+def _request_problem(request: Any) -> str | None:
     if not isinstance(request, dict) or not set(request) <= _FIELDS:
         return "`request` has unknown fields"
     operands = request.get("operands", {})
@@ -144,19 +188,11 @@ def _problem(lock: Mapping[str, Any]) -> str | None:
                 return "`request.statistics` does not name files"
         elif name != "operands" and (isinstance(value, bool) or not isinstance(value, wanted)):
             return f"`request.{name}` has a wrong type"
-    if not _is_table(outputs) or not set(outputs) <= set(_FILES) or WEIGHTS not in outputs:
-        return "`outputs` does not list the written files"
-    if not isinstance(sources, dict) or not all(
-        isinstance(s, dict)
-        and isinstance(s.get("reference"), str)
-        and _is_table(s.get("files"))
-        and _is_table(s.get("statistics", {}))
-        for s in sources.values()
-    ):
-        return "`sources` does not list references and digests"
-    if not all(isinstance(lock.get(name), str) for name in ("pemath", "numpy", "machine")):
-        return "versions are missing"
     return None
+
+
+def _is_file_name(name: str) -> bool:
+    return Path(name).name == name
 
 
 def _is_table(value: object) -> bool:
@@ -177,12 +213,25 @@ def _source_state(source: Mapping[str, Any]) -> str:
     return "not reachable" if found is None else _files_state(found.folder, source)
 
 
+def _base_state(lock: Mapping[str, Any]) -> str:
+    """The state of the base weights that went into the folder."""
+    try:
+        base = Checkpoint.open(Path(lock["request"].get("base_weights") or ""))
+    except (PemathError, OSError, ValueError):
+        return "not reachable"
+    same = all(
+        name in base.shards and base.sha256(name) == digest
+        for name, digest in lock["base_weights"].items()
+    )
+    return "ok" if same else "changed"
+
+
 def _files_state(folder: Path, source: Mapping[str, Any]) -> str:
     """The state of a source in `folder`, and of its statistics where they lie elsewhere."""
     states = [
         _state(folder / name, digest)
         for name, digest in source["files"].items()
-        if name in (CONFIG, WEIGHTS, STATISTICS)
+        if _is_file_name(name)
     ]
     elsewhere = [_state(Path(p), digest) for p, digest in source.get("statistics", {}).items()]
     if any(state != "ok" for state in states) or "changed" in elsewhere:

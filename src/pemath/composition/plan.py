@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from fractions import Fraction
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from pemath.composition.evaluate import Evaluator
 from pemath.composition.heads import HeadPlan, plan_heads
+from pemath.composition.layers import check_layers
 from pemath.composition.request import ComposeRequest
 from pemath.errors import BaseMismatch, KindMismatch, OperandError, PemathError, RequestError
 from pemath.expression.linear import applied, linearised, normal_form, weight
-from pemath.expression.tree import Expression, Operand, occurrences
+from pemath.expression.tree import Expression, Layered, Operand, nodes, occurrences
+from pemath.formats.checkpoint import Checkpoint, is_checkpoint
 from pemath.formats.floats import BY_NAME, FloatType, common_type
 from pemath.formats.peft import PeftFolder
-from pemath.kinds import Adapter, FolderFormat, Kind, open_adapter
+from pemath.kinds import Adapter, FolderFormat, Kind, dora, lora, open_adapter
+from pemath.kinds._difference import task_vector
+from pemath.kinds._dora import Dora
 from pemath.kinds.lora import Lora
 from pemath.lowrank import LowRank
 from pemath.names import display, listing
-from pemath.references import Resolved
+from pemath.references import CONFIG, Resolved
+
+# Kinds whose values have a rank, which can be chosen.
+RANKED = ("lora", "dora")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +51,21 @@ class Plan:
     heads: Sequence[HeadPlan]
     base_model: str | None
     notes: Sequence[str]
+    base: Checkpoint | None = None
 
     @cached_property
     def is_linear(self) -> bool:
         """Whether the result is the exact sum itself, no method in between."""
-        return all(isinstance(atom, Operand) for atom in normal_form(self.expression))
+        return all(isinstance(atom, Operand) for atom in self.evaluator.atoms(self.expression))
+
+    def base_digests(self) -> dict[str, str]:
+        """SHA-256 of each base weight that the values are computed from, by its name."""
+        if self.base is None:
+            return {}
+        names = {v.base.name for v in self.exact.values() if isinstance(v, Dora)}
+        if any(not (a.folder.path / CONFIG).is_file() for a in self.adapters.values()):
+            names = set(self.base.shards)  # a checkpoint was compared with all of it
+        return {name: self.base.sha256(name) for name in sorted(names)}
 
     def value(self, site: str) -> Any:
         """The expression's value at `site`, methods applied, before rank and rounding."""
@@ -76,20 +96,25 @@ def make_plan(request: ComposeRequest) -> Plan:
     expression = applied(request.method(), tree) if request.arithmetic != "exact" else tree
     if not request.resolved:
         raise RequestError("the expression has no operands")
-    adapters = _opened(request.resolved)
+    base = Checkpoint.open(Path(request.base_weights)) if request.base_weights else None
+    adapters = _opened(request.resolved, base)
     names = operand_names(adapters)
     for operand, adapter in adapters.items():
         if adapter.obstacles:
             raise adapter.obstacles[0].within(_operand(operand))
+    adapters = _on_one_base(adapters, base)
     kind, folders = _common_kind(adapters, names)
-    if kind.name != "lora" and (request.rank or request.max_error is not None):
-        raise RequestError(f"--rank and --max-error are for LoRA, and these are {kind.name}")
+    if kind.name not in RANKED and (request.rank or request.max_error is not None):
+        raise RequestError(
+            f"--rank and --max-error are for LoRA and DoRA, and these are {kind.name}"
+        )
     _check_shared_fields(adapters, names)
+    check_layers(tree, adapters)
     evaluator = Evaluator(adapters, request.statistics_files)
     exact = folders.unify(_exact_values(evaluator, expression, adapters))
-    weights = {atom: weight(c) for atom, c in normal_form(linearised(expression)).items()}
+    linear = linearised(expression)
     heads, notes = plan_heads(
-        [(names[op], adapter, weights.get(op, 0.0)) for op, adapter in adapters.items()],
+        [(names[op], adapter, partial(_weight, linear, op)) for op, adapter in adapters.items()],
         request.heads,
     )
     base_model, base_notes = _base_model(request, adapters, names)
@@ -108,17 +133,43 @@ def make_plan(request: ComposeRequest) -> Plan:
         heads=heads,
         base_model=base_model,
         notes=[*base_notes, *notes, *_statistics_notes(evaluator, names)],
+        base=base,
     )
 
 
-def _opened(resolved: Mapping[Operand, Resolved]) -> dict[Operand, Adapter]:
+def _opened(
+    resolved: Mapping[Operand, Resolved], base: Checkpoint | None
+) -> dict[Operand, Adapter]:
     adapters = {}
     for operand, source in resolved.items():
         try:
-            adapters[operand] = open_adapter(PeftFolder.open(source.folder))
+            adapters[operand] = _opened_one(source.folder, base)
         except PemathError as error:
             raise error.within(_operand(operand)) from None
     return adapters
+
+
+def _opened_one(folder: Path, base: Checkpoint | None) -> Adapter:
+    """An adapter, or a fine-tuned checkpoint as the difference from its base."""
+    if base is not None and not (folder / CONFIG).is_file() and is_checkpoint(folder):
+        return task_vector(Checkpoint.open(folder), base)
+    return open_adapter(PeftFolder.open(folder), base)
+
+
+def _on_one_base(
+    adapters: Mapping[Operand, Adapter], base: Checkpoint | None
+) -> dict[Operand, Adapter]:
+    """Beside a DoRA every LoRA is one too. Raises LayoutError, ShapeMismatch, UnsupportedFeature."""
+    found = dict(adapters)
+    if base is None or all(adapter.kind is not dora.KIND for adapter in adapters.values()):
+        return found
+    for operand, adapter in adapters.items():
+        try:
+            if adapter.kind is lora.KIND:
+                found[operand] = dora.on_base(adapter, base)
+        except PemathError as error:
+            raise error.within(_operand(operand)) from None
+    return found
 
 
 def _operand(operand: Operand) -> str:
@@ -194,6 +245,17 @@ def _exact_values(
             hint=first.hint,
         )
     return exact
+
+
+def _weight(linear: Expression, operand: Operand, module: str) -> float:
+    """What an operand weighs in the head of this name: NaN where weights by layer have no key for
+    it.
+    """
+    layered = [node for node in nodes(linear) if isinstance(node, Layered)]
+    for node in layered:
+        if node.weights.decides(module) is None and operand in occurrences(node.term):
+            return math.nan
+    return weight(normal_form(linear, module).get(operand, Fraction(0)))
 
 
 def _statistics_notes(evaluator: Evaluator, names: Mapping[Operand, str]) -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pemath.composition.plan import Plan, simplified
+from pemath.composition.plan import RANKED, Plan, simplified
 from pemath.kinds import refuse_non_finite
+from pemath.kinds._dora import Dora
+from pemath.kinds._full_rank import is_full
 from pemath.kinds.full import FullDelta
 from pemath.kinds.lora import Lora
-from pemath.lowrank import LOSSLESS
+from pemath.lowrank import LOSSLESS, LowRank
 from pemath.threads import Progress, on_threads
 
 
@@ -20,7 +22,7 @@ def choose_ranks(plan: Plan, progress: Progress) -> dict[str, int]:
 
     Without --rank or --max-error it is the sum of the ranks, less what is redundant.
     """
-    if plan.kind.name != "lora":
+    if plan.kind.name not in RANKED:
         return dict.fromkeys(plan.exact, 0)
     step = math.lcm(*(value.geometry.site_rank(1) for value in plan.exact.values()))
     portable = plan.request.profile == "portable"
@@ -69,17 +71,21 @@ def _needed_rank(plan: Plan, site: str) -> int:
     if not math.isfinite(value.norm()):
         refuse_non_finite(plan.adapters.values(), site)
     if plan.request.max_error is None:
-        ranks = [
-            b.decomposed().rank_within(LOSSLESS) if b.is_redundant() else b.rank
-            for b in value.blocks
-        ]
+        ranks = [_lossless_rank(block) for block in value.blocks]
     else:
         ranks = [_rank_for_error(plan, site, value, plan.request.max_error)]
     needed: int = value.geometry.site_rank(max(ranks))
     return needed if plan.request.rank is None else min(needed, plan.request.rank)
 
 
-def _rank_for_error(plan: Plan, site: str, value: Lora, allowed: float) -> int:
+def _lossless_rank(block: LowRank) -> int:
+    """The rank that holds the whole block; a matrix beside the identity is taken as it is."""
+    if is_full(block) and block.rank == min(block.shape):
+        return block.rank
+    return block.decomposed().rank_within(LOSSLESS) if block.is_redundant() else block.rank
+
+
+def _rank_for_error(plan: Plan, site: str, value: Lora | Dora, allowed: float) -> int:
     """The smallest block rank that keeps the stored site within `allowed`.
 
     Rounding costs at most 2u + u², and is orthogonal to truncation up to second order. It mostly
@@ -100,20 +106,20 @@ def _rank_for_error(plan: Plan, site: str, value: Lora, allowed: float) -> int:
     return sufficient
 
 
-def _rank_within(value: Lora, error: float) -> int:
+def _rank_within(value: Lora | Dora, error: float) -> int:
     """The smallest rank of every block with which the whole site, bias included, is within `error`."""
     spectra = [block.decomposed().values for block in value.blocks]
     tails = np.zeros(max(map(len, spectra)) + 1)
     for values in spectra:
         tails[: len(values)] += np.cumsum(values[::-1] ** 2)[::-1]
     bias = 0.0 if value.bias is None else value.bias.norm()
-    total = math.sqrt(tails[0] + bias**2)
+    total = math.sqrt(tails[0] + bias**2) if isinstance(value, Lora) else value.norm()
     return int(np.count_nonzero(np.sqrt(tails) > error * total))
 
 
 def largest_rank(plan: Plan) -> int:
     """No site is written at more than this rank; 0 for a kind without ranks."""
-    if plan.kind.name != "lora":
+    if plan.kind.name not in RANKED:
         return 0
     largest = max(_upper_rank(plan, site) for site in plan.exact)
     return min(largest, plan.request.rank or largest)
@@ -135,7 +141,7 @@ def footprint(plan: Plan, ranks: Mapping[str, int] | None = None) -> Callable[[s
         measured = 16 * sum(s.gram_size(site) for s in plan.evaluator.statistics.values())
         if isinstance(value, FullDelta):
             return math.prod(value.shape) * plan.dtype.size + measured
-        if not isinstance(value, Lora):
+        if not isinstance(value, Lora | Dora):
             return measured
         rank = ranks[site] if ranks else value.rank
         outputs, inputs = value.geometry.outputs, math.prod(value.geometry.inputs)

@@ -16,6 +16,7 @@ from pemath.expression.parser import parse, parse_call
 from pemath.expression.tree import (
     Call,
     Expression,
+    Layered,
     Operand,
     Scaled,
     Sum,
@@ -40,6 +41,7 @@ _TYPES: dict[str, Any] = {
     "heads": str,
     "profile": str,
     "base_model": str,
+    "base_weights": str,
 }
 
 
@@ -49,6 +51,7 @@ class ComposeRequest:
 
     `max_error` is a fraction (0.01 is 1 %). `heads` is average, drop or the name of an operand.
     `statistics` names the statistics file of an operand, where it is not the one in its folder.
+    `base_weights` is the folder of the base model's weights, for kinds that need them.
     """
 
     expression: str
@@ -60,6 +63,7 @@ class ComposeRequest:
     heads: str | None = None
     profile: Profile = "portable"
     base_model: str | None = None
+    base_weights: str | None = None
     statistics: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -195,6 +199,8 @@ def _anonymous(expression: Expression) -> Expression:
             return Operand(expression.reference)
         case Scaled():
             return Scaled(expression.coefficient, _anonymous(expression.term))
+        case Layered():
+            return Layered(expression.weights, _anonymous(expression.term))
         case Sum():
             return Sum(tuple(_anonymous(term) for term in expression.terms))
         case Call():
@@ -245,6 +251,7 @@ def read_request(path: Path) -> dict[str, Any]:
         heads: str | None = None
         profile: Profile | None = None
         base_model: str | None = None
+        base_weights: str | None = None
         out: str | None = None
         force: bool | None = None
 

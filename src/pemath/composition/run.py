@@ -17,7 +17,7 @@ from pemath.expression.tree import Expression, Operand
 from pemath.formats.commit import check_target, staged
 from pemath.formats.files import sha256
 from pemath.names import display
-from pemath.references import CONFIG, WEIGHTS
+from pemath.references import CONFIG, LOCK, WEIGHTS
 from pemath.threads import Progress, silent
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run(
             )
     digests = Digests(request.resolved)
     # These import numpy, which takes as long as hashing a large adapter: both go on together.
-    from pemath.composition.card import CARD, LOCK, card_of, config_of, lock_of
+    from pemath.composition.card import CARD, card_of, config_of, lock_of
     from pemath.composition.plan import make_plan
     from pemath.composition.stream import stream
     from pemath.formats.peft import write_json

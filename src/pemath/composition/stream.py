@@ -16,6 +16,7 @@ from pemath.composition.ranks import choose_ranks, footprint
 from pemath.errors import ErrorTooLarge, OutOfRange
 from pemath.formats.safetensors import TensorWriter
 from pemath.kinds import StoredSite, refuse_non_finite
+from pemath.kinds._dora import Dora
 from pemath.kinds.lora import Lora
 from pemath.names import display
 from pemath.references import WEIGHTS
@@ -77,6 +78,8 @@ def _site(plan: Plan, site: str, rank: int) -> tuple[StoredSite, SiteReport]:
     """One site's bytes and its report; the norm is left out where the bytes are the exact sum."""
     exact = simplified(plan.exact[site])
     value = exact if plan.is_linear else plan.value(site)
+    if isinstance(value, Dora):
+        return _stored(plan, site, value.truncated(rank), exact, rank)
     if not isinstance(value, Lora):
         return _stored(plan, site, value, exact, rank)
     compact = value.truncated(rank)
@@ -84,7 +87,12 @@ def _site(plan: Plan, site: str, rank: int) -> tuple[StoredSite, SiteReport]:
     # Rounding the parts of a sum that cancels costs more than rounding the sum itself, which costs
     # at most 2u + u².
     roundoff = plan.dtype.roundoff
-    if plan.is_linear and compact is value and best[1].error > (2 + roundoff) * roundoff:
+    if not plan.is_linear:
+        cut = 0.0 if compact is value else compact.distance(value)
+        left_out = math.hypot(value.left_out, cut)
+        made = math.hypot(value.left_out, value.norm())
+        return best[0], replace(best[1], made=made, left_out=left_out)
+    if compact is value and best[1].error > (2 + roundoff) * roundoff:
         other = _stored(plan, site, value.recomposed(rank), exact, rank)
         best = min(best, other, key=lambda found: found[1].deviation)
     return best
@@ -103,7 +111,7 @@ def _stored(
             where=f"site `{display(site)}`",
             hint="choose a wider type with --dtype",
         )
-    written = min(rank, value.rank) if isinstance(value, Lora) else 0
+    written = min(rank, value.rank) if isinstance(value, Lora | Dora) else 0
     return stored, SiteReport(written, deviation, norm if math.isfinite(norm) else None)
 
 

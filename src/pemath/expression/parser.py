@@ -1,8 +1,9 @@
 """The expression language, by a Pratt parser. Nothing is ever evaluated as code.
 
 expression = term { ("+" | "-") term }         term = unary { ("*" | "/") unary }
-unary      = "-" unary | atom                  atom = number | name | "reference" | call | (…)
+unary      = "-" unary | atom                  atom = number | name | "reference" | call | (…) | layers
 call       = name "(" arguments ")"            option = name "=" value
+layers     = "{" "key": number, … "}"
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from fractions import Fraction
 from operator import add, mul, sub, truediv
 
 from pemath.errors import ExpressionError, UsageError
-from pemath.expression.tree import Call, Expression, Operand, Option, exact_number
+from pemath.expression.layers import OTHERS, layer_key
+from pemath.expression.tree import (
+    Call,
+    Expression,
+    LayerWeights,
+    Operand,
+    Option,
+    exact_number,
+)
 from pemath.limits import LIMITS
 from pemath.names import display, listing
 
@@ -24,12 +33,13 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))"
     r"|(?P<name>[^\W\d]\w*)"
     r"|(?P<text>\"(?:[^\"\\]|\\.)*\"|'[^']*')"
-    r"|(?P<sign>[-+*/()\[\],=]))"
+    r"|(?P<sign>[-+*/()\[\]{},:=]))"
 )
 _BINDING = {"+": 10, "-": 10, "*": 20, "/": 20}
 _UNARY = 30
 _ARITHMETIC = {"+": add, "-": sub, "*": mul, "/": truediv}
 _LONGEST_NUMBER = 100
+Value = Expression | Fraction | LayerWeights
 
 
 @dataclass(frozen=True)
@@ -144,12 +154,14 @@ class _Parser:
         self.end()
         return self.adapter(value, start)
 
-    def adapter(self, value: Expression | Fraction, token: _Token) -> Expression:
+    def adapter(self, value: Value, token: _Token) -> Expression:
         if isinstance(value, Fraction):
             raise self.error("this is a number, and an adapter is needed", token)
+        if isinstance(value, LayerWeights):
+            raise self.error("these are weights by layer, and an adapter is needed", token)
         return value
 
-    def expression(self, binding: int) -> Expression | Fraction:
+    def expression(self, binding: int) -> Value:
         self.depth += 1
         if self.depth > LIMITS.expression_depth:
             raise self.error("the expression is nested too deeply", self.here)
@@ -161,7 +173,7 @@ class _Parser:
         self.depth -= 1
         return left
 
-    def unary(self) -> Expression | Fraction:
+    def unary(self) -> Value:
         if self.sees("-"):
             self.next += 1
             return -self.expression(_UNARY)
@@ -170,7 +182,7 @@ class _Parser:
             return self.expression(_UNARY)
         return self.atom()
 
-    def atom(self) -> Expression | Fraction:
+    def atom(self) -> Value:
         token = self.take()
         if token.kind == "number":
             return self.number(token)
@@ -182,6 +194,8 @@ class _Parser:
             value = self.expression(0)
             self.expect(")", "for the parenthesis opened before")
             return value
+        if token.text == "{":
+            return self.layers(token)
         self.next -= 1
         what = "the expression ends too early" if token.kind == "end" else "an operand is missing"
         raise self.error(what, token, "write a name, a quoted reference, a number or `(`")
@@ -199,6 +213,35 @@ class _Parser:
         except UsageError as error:
             raise self.error(error.what, token, error.expected) from None
 
+    def layers(self, opened: _Token) -> LayerWeights:
+        weights: dict[str, Fraction] = {}
+        while not self.sees("}"):
+            token = self.take()
+            if token.kind != "text":
+                hint = 'write {"layers.0-15": 0.3, "*": 0.8}'
+                raise self.error("a quoted key is missing", token, hint)
+            key = self.unquote(token)
+            try:
+                if key != OTHERS:
+                    layer_key(key)
+            except UsageError as error:
+                raise self.error(error.what, token, error.expected) from None
+            if key in weights:
+                raise self.error(f"the key `{display(key, 60)}` is given twice", token)
+            self.expect(":", "behind the key")
+            start = self.here
+            value = self.expression(0)
+            if not isinstance(value, Fraction):
+                raise self.error("a weight by layer must be a number", start)
+            weights[key] = value
+            if not self.sees("}"):
+                self.expect(",", "or `}` in the weights by layer")
+        self.next += 1
+        try:
+            return LayerWeights(tuple(weights.items()))
+        except UsageError as error:
+            raise self.error(error.what, opened, error.expected) from None
+
     def operand(self, token: _Token) -> Operand:
         if token.text not in self.operands:
             bound = listing(list(self.operands)) or "none"
@@ -210,30 +253,31 @@ class _Parser:
             )
         return Operand(self.operands[token.text], token.text)
 
-    def combine(
-        self, operator: _Token, left: Expression | Fraction, right: Expression | Fraction
-    ) -> Expression | Fraction:
-        numbers = isinstance(left, Fraction), isinstance(right, Fraction)
+    def combine(self, operator: _Token, left: Value, right: Value) -> Value:
+        kinds = _kind(left), _kind(right)
         try:
-            match operator.text, *numbers:
-                case (_, True, True):
+            match operator.text, *kinds:
+                case (_, "number", "number"):
                     return exact_number(_ARITHMETIC[operator.text](left, right))
-                case ("+", False, False):
+                case ("+", "adapter", "adapter"):
                     return left + right  # type: ignore[operator]
-                case ("-", False, False):
+                case ("-", "adapter", "adapter"):
                     return left - right  # type: ignore[operator]
-                case ("*", _, _) if True in numbers:
+                case ("*", _, _) if "number" in kinds or kinds.count("layers") == 1:
                     return left * right  # type: ignore[operator]
-                case ("/", _, True):
+                case ("/", _, "number"):
                     return left / right  # type: ignore[operator]
         except ZeroDivisionError:
             raise self.error("division by zero", operator) from None
         except UsageError as error:
             raise self.error(error.what, operator) from None
+        both = "two adapters" if kinds[0] == "adapter" else "weights by layer"
         what = {
-            "*": "two adapters cannot be multiplied",
+            "*": f"{both} cannot be multiplied",
             "/": "only a number can stand behind `/`",
         }.get(operator.text, "an adapter and a number cannot be added")
+        if operator.text in "+-" and "layers" in kinds:
+            what = "weights by layer cannot be added"
         raise self.error(what, operator, "multiply adapters by numbers, and add adapters")
 
     def call(self, name: _Token) -> Call:
@@ -295,3 +339,9 @@ class _Parser:
         except ValueError:
             raise self.error("the quoted text has a bad escape", token) from None
         return str(text)
+
+
+def _kind(value: Value) -> str:
+    if isinstance(value, Fraction):
+        return "number"
+    return "layers" if isinstance(value, LayerWeights) else "adapter"

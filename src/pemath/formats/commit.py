@@ -11,11 +11,12 @@ from pathlib import Path
 
 from pemath.errors import OutputExists, StorageError
 from pemath.names import display
-from pemath.references import CONFIG
+from pemath.references import CONFIG, LOCK
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists, unless `force` and it is an adapter folder (or empty).
+    """Refuse a target that exists, unless `force` and it is an adapter folder, one that pemath made
+    (or an empty one).
 
     Raises: OutputExists, StorageError (parent is missing or no folder).
     """
@@ -49,7 +50,7 @@ def _check_target(target: Path, *, force: bool) -> None:
     replaceable = (
         target.is_dir()
         and not target.is_symlink()
-        and ((target / CONFIG).is_file() or not any(target.iterdir()))
+        and (any((target / n).is_file() for n in (CONFIG, LOCK)) or not any(target.iterdir()))
         and not any(item.is_dir() for item in target.iterdir())
     )
     if not replaceable:
@@ -59,6 +60,40 @@ def _check_target(target: Path, *, force: bool) -> None:
             expected=f"a folder with {CONFIG} and no folders in it",
             hint="remove it yourself, or choose another folder",
         )
+
+
+def check_target_file(target: Path, *, force: bool) -> None:
+    """Refuse a target that exists, unless `force` and it is a regular file.
+
+    Raises: OutputExists, StorageError (parent is missing or no folder).
+    """
+    if force and target.is_file() and not target.is_symlink():
+        return
+    check_target(target, force=False)
+
+
+@contextmanager
+def staged_file(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """The path of a file to be made that becomes `target` when the block ends well, and vanishes
+    otherwise.
+
+    Raises: OutputExists, StorageError.
+    """
+    target = Path(os.path.abspath(target))
+    check_target_file(target, force=force)
+    staging = target.parent / f".{target.name}.{secrets.token_hex(6)}.partial"
+    try:
+        yield staging
+        _sync(staging)
+        check_target_file(target, force=force)
+        staging.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the output: {error.strerror or error}", where=display(target)
+        ) from None
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -7,8 +7,10 @@ before one is run on a name, an upper bound of the ways to match it is computed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any, TypeVar
 
 from pemath.errors import ConfigError, UnsupportedFeature
 from pemath.limits import LIMITS
@@ -17,6 +19,11 @@ from pemath.names import display
 _LITERAL = re.compile(r"[\w-]+(\.[\w-]+)*")
 _PIECE = re.compile(r"\\.|\(\?:|[*+?]|\{[^}]*\}|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 _MOST_WAYS = 10_000_000
+# All matches with one table: seconds, by what a way takes. A look into a table takes as long as many.
+_MOST_WORK = 30_000_000_000
+_WAYS_OF_A_LOOK = 10_000
+
+Number = TypeVar("Number", int, float)
 
 
 class Pattern:
@@ -55,11 +62,16 @@ class Pattern:
                 raise self._refusal()
             before = piece
 
+    def ways(self, name: str) -> int:
+        """An upper bound of the ways to match `name`. Raises UnsupportedFeature if it is too large."""
+        ways: int = (len(name) + 1) ** (self._loops + 1) * self._branches
+        if ways > _MOST_WAYS:
+            raise self._refusal()
+        return ways
+
     def match(self, name: str) -> bool:
         """Whether the whole pattern matches at the start of `name`."""
-        if (len(name) + 1) ** (self._loops + 1) * self._branches > _MOST_WAYS:
-            raise self._refusal()
-        return self._compiled.match(name) is not None
+        return self.ways(name) > 0 and self._compiled.match(name) is not None
 
     def _refusal(self) -> UnsupportedFeature:
         return UnsupportedFeature(
@@ -73,6 +85,9 @@ class Pattern:
 class Patterns:
     r"""A `rank_pattern` or `alpha_pattern`: the first key that matches the end of a module's name
     gives the value (PEFT's rule: `(.*\.)?(key)$`, a leading ^ anchors at the start).
+
+    Keys without operators are looked up by their length, the places of their dots (which match any
+    character, as in PEFT) and what stands between these; the others are tried one by one.
     """
 
     def __init__(self, table: Any, where: str) -> None:
@@ -86,45 +101,116 @@ class Patterns:
                 found=len(table),
                 expected=f"at most {LIMITS.patterns}",
             )
-        self._entries = [(_end(key, where), value) for key, value in table.items()]
+        self._where, self._work = where, 0
+        self._values = list(table.values())
+        self._expressions: list[tuple[int, Pattern]] = []
+        self._plain: dict[int, dict[tuple[int, ...], dict[tuple[str, ...], int]]] = {}
+        for place, key in enumerate(table):
+            if _LITERAL.fullmatch(key):
+                cuts = _cuts(key)
+                alike = self._plain.setdefault(len(key), {}).setdefault(cuts, {})
+                alike.setdefault(_between(key, cuts), place)
+            else:
+                pattern = Pattern(key, r"(.*\.)?({})$", where)
+                self._expressions.append((place, pattern))
 
     def __bool__(self) -> bool:
-        return bool(self._entries)
+        return bool(self._values)
 
     def get(self, module: str, default: Any) -> Any:
-        """The value for `module`, or `default`."""
-        for end, value in self._entries:
-            if isinstance(end, Pattern):
-                if end.match(module):
-                    return value
-            elif end.fullmatch(module):
-                return value
-        return default
+        """The value for `module`, or `default`. Raises UnsupportedFeature where that, and what was
+        asked before, takes too long.
+        """
+        first = min(self._looked_up(module), default=len(self._values))
+        for place, pattern in self._expressions:
+            if place > first:
+                break
+            self._spend(pattern.ways(module))
+            if pattern.match(module):
+                return self._values[place]
+        return self._values[first] if first < len(self._values) else default
+
+    def _looked_up(self, module: str) -> Iterator[int]:
+        """The places of the keys without operators that match."""
+        for end in _ends(module):
+            for cuts, keys in self._plain.get(len(end), {}).items():
+                self._spend(_WAYS_OF_A_LOOK)
+                place = keys.get(_between(end, cuts))
+                if place is not None:
+                    yield place
+
+    def _spend(self, ways: int) -> None:
+        self._work += ways
+        if self._work > _MOST_WORK:
+            raise UnsupportedFeature(
+                "the module patterns are too many and too complex to be matched with every site",
+                where=self._where,
+                hint="write the modules' names instead",
+            )
 
 
-class _Literal:
-    """A key without operators; its dots match any character, as in PEFT."""
+def pattern_table(values: Mapping[str, Number], usual: Number) -> dict[str, Number]:
+    """The `rank_pattern` or `alpha_pattern` of modules by name, without those that have `usual`.
 
-    def __init__(self, key: str) -> None:
-        self._parts, self._length = key.split("."), len(key)
+    PEFT takes the first key that matches the end of a module's name, so a module whose name
+    another's ends with is anchored at the start; and keys are expressions, whose dots match any
+    character, so one that would match otherwise than the name that it is stands escaped.
+    """
+    inner = {end for module in values for end in _ends(module)[1:] if end in values}
+    lengths = {len(module) for module, value in values.items() if value != usual}
+    ends = _Names(end for module in values for end in _ends(module) if len(end) in lengths)
+    table = {}
+    for module, value in values.items():
+        if value != usual:
+            plain = _LITERAL.fullmatch(module) and ends.is_only(module)
+            key = module if plain else re.escape(module)
+            table[f"^{key}" if module in inner else key] = value
+    return table
 
-    def fullmatch(self, module: str) -> bool:
-        start = len(module) - self._length
-        if start < 0 or (start and module[start - 1] != "."):
-            return False
-        for part in self._parts:
-            if not module.startswith(part, start):
-                return False
-            start += len(part) + 1
-        return True
+
+class _Names:
+    """Names, and whether a key whose dots match any character is one of them and no other."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._by_length: dict[int, set[str]] = {}
+        self._seen: dict[tuple[int, ...], Counter[tuple[str, ...]]] = {}
+        for name in names:
+            self._by_length.setdefault(len(name), set()).add(name)
+
+    def is_only(self, key: str) -> bool:
+        """Whether `key` matches one name of its length."""
+        cuts = _cuts(key)
+        if cuts not in self._seen:
+            alike = self._by_length[len(key)]
+            self._seen[cuts] = Counter(_between(name, cuts) for name in alike)
+        return self._seen[cuts][_between(key, cuts)] == 1
 
 
-def _end(key: str, where: str) -> Pattern | _Literal:
-    return _Literal(key) if _LITERAL.fullmatch(key) else Pattern(key, r"(.*\.)?({})$", where)
+def _cuts(key: str) -> tuple[int, ...]:
+    """The places of its dots, and of its ends."""
+    return (-1, *(at for at, letter in enumerate(key) if letter == "."), len(key))
+
+
+def _between(name: str, cuts: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(name[start + 1 : stop] for start, stop in pairwise(cuts))
+
+
+def _ends(module: str) -> list[str]:
+    """The name, and what is left of it without its first parts."""
+    return [module[at + 1 :] for at in _cuts(module)[:-1]]
 
 
 def names_match(module: str, names: Any, where: str) -> bool:
-    """Whether `module` is one of `names`: a list of name endings, or one regular expression."""
+    """Whether `module` is one of `names`: a list of name endings, one regular expression, or None.
+
+    Raises: ConfigError if it is something else, UnsupportedFeature.
+    """
     if isinstance(names, str):
         return Pattern(names, r"(?:{})\Z", where).match(module)
-    return any(isinstance(name, str) and module.endswith(name) for name in names or ())
+    if names is not None and not isinstance(names, list):
+        raise ConfigError(
+            "names of modules are neither a list nor an expression",
+            where=where,
+            found=display(names, 40),
+        )
+    return module.endswith(tuple(name for name in names or () if isinstance(name, str)))

@@ -92,35 +92,43 @@ def module_name(tensor: str) -> str:
     return tensor.removeprefix(PREFIX)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of bounded size and depth.
+def read_json(path: Path, most: int = LIMITS.config_bytes) -> dict[str, Any]:
+    """A JSON object from a file of at most `most` bytes, and of bounded depth.
 
     Raises: ConfigError, StorageError.
     """
     try:
         with open_regular(path) as file:
-            text = file.read(LIMITS.config_bytes + 1)
+            text = file.read(most + 1)
     except OSError as error:
         raise StorageError(f"cannot read the file: {error.strerror}", where=display(path)) from None
-    if len(text) > LIMITS.config_bytes:
+    if len(text) > most:
         raise ConfigError(
             "the file is too large",
             where=display(path),
-            expected=f"at most {LIMITS.config_bytes} bytes",
+            expected=f"at most {most} bytes",
         )
+    return parse_json(text, display(path))
+
+
+def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
+    """A JSON object of bounded depth, without NaN and without a field that stands twice.
+
+    Raises: ConfigError.
+    """
     try:
         value = json.loads(
-            text.decode("utf-8"),
+            text if isinstance(text, str) else text.decode("utf-8"),
             object_pairs_hook=_object,
             parse_constant=_not_json,
             parse_float=_finite,
         )
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"not valid JSON: {display(error)}", where=display(path)) from None
+        raise ConfigError(f"not valid JSON: {display(error)}", where=where) from None
     if not isinstance(value, dict):
-        raise ConfigError("not a JSON object", where=display(path))
+        raise ConfigError("not a JSON object", where=where)
     if _depth(value) > LIMITS.json_depth:
-        raise ConfigError("nested too deeply", where=display(path))
+        raise ConfigError("nested too deeply", where=where)
     return value
 
 

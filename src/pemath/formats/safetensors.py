@@ -366,12 +366,12 @@ class TensorWriter:
         unwritten = [name for name, missing in self._missing.items() if missing]
         if unwritten:
             raise ValueError(f"tensors were not written: {unwritten[:3]}")
-        errors: list[OSError] = []
+        errors: list[Exception] = []
 
         def flush() -> None:
             try:
                 os.fsync(self._file)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
                 errors.append(error)
 
         flusher = threading.Thread(target=flush)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pemath.kinds._contract import (
     Adapter,
+    Compiled,
     FolderFormat,
     Head,
     Kind,
@@ -11,17 +12,26 @@ from pemath.kinds._contract import (
     Value,
     refuse_non_finite,
 )
-from pemath.kinds._registry import kinds, open_adapter, register
+from pemath.kinds._registry import (
+    compiled_kinds,
+    kinds,
+    open_adapter,
+    register,
+    register_compiled,
+)
 
 __all__ = [
     "Adapter",
+    "Compiled",
     "FolderFormat",
     "Head",
     "Kind",
     "StoredSite",
     "Value",
+    "compiled_kinds",
     "kinds",
     "open_adapter",
     "refuse_non_finite",
     "register",
+    "register_compiled",
 ]

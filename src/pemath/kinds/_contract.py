@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn, Protocol, Self
 
 from pemath.errors import LayoutError, NonFiniteValue, PemathError
-from pemath.formats.floats import Array, FloatType, Raw
+from pemath.formats.checkpoint import Checkpoint
+from pemath.formats.floats import FLOAT_TYPES, Array, FloatType, Raw
 from pemath.formats.peft import PREFIX, PeftFolder, module_name
 from pemath.formats.safetensors import Spec
 from pemath.names import display, listing
@@ -101,6 +102,10 @@ class FolderFormat(ABC):
         Raises: LayoutError, UnsupportedFeature, UnknownDtype.
         """
 
+    def on_base(self, folder: PeftFolder, base: Checkpoint) -> Adapter | None:
+        """The adapter beside its base weights, where they change how it is read; else None."""
+        return None
+
     def unify(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values made storable in one folder, where a format needs that."""
         return dict(values)
@@ -141,6 +146,20 @@ class Kind:
 
 
 @dataclass(frozen=True, eq=False)
+class Compiled:
+    """A type of PEM that is read as another kind, exactly: its delta weight follows from its files.
+
+    `open` gives an adapter whose values are of the kind named `into`.
+    """
+
+    name: str
+    summary: str
+    peft_types: tuple[str, ...]
+    open: Callable[[PeftFolder], Adapter]
+    into: str = "lora"
+
+
+@dataclass(frozen=True, eq=False)
 class StoredSite:
     """One site as it is written: pieces (tensor name, byte offset, data), and the value that a
     reader will get back from these bytes.
@@ -151,13 +170,16 @@ class StoredSite:
 
 
 def refuse_non_finite(adapters: Iterable[Adapter], site: str) -> NoReturn:
-    """Raise NonFiniteValue, naming the tensor of `site` that holds NaN or infinity, or the site
-    where finite values overflow float64.
+    """Raise NonFiniteValue, naming the tensor of `site` (or one that sites share) that holds NaN or
+    infinity, or the site where finite values overflow float64.
     """
     for adapter in adapters:
-        for tensor in adapter.folder.tensors.entries:
-            if f"{module_name(tensor)}.".startswith(f"{site}."):
-                adapter.folder.tensors.refuse_non_finite(tensor)
+        file = adapter.folder.tensors
+        own = [name for name in file.entries if f"{module_name(name)}.".startswith(f"{site}.")]
+        shared = [name for name in file.entries if not name.startswith(PREFIX)]
+        for tensor in (*own, *shared):
+            if file.entries[tensor].dtype in FLOAT_TYPES:
+                file.refuse_non_finite(tensor)
     raise NonFiniteValue(
         "the update is too large to compute with in float64", where=f"site `{display(site)}`"
     )
@@ -224,7 +246,9 @@ def heads_of(folder: PeftFolder, leftovers: Sequence[str]) -> tuple[dict[str, He
     `M.modules_to_save[.name].p` and `M.p` are two spellings of one parameter, `M.original_module.p`
     is the base's own copy, and `X.bias` belongs to a head only if the config trains biases.
     """
-    wanted = folder.names("modules_to_save")
+    wanted: dict[str, int] = {}
+    for place, name in enumerate(folder.names("modules_to_save")):
+        wanted.setdefault(name, place)
     biases = folder.config.get("bias") not in (None, "none")
     groups: dict[str, tuple[dict[str, str], str | None]] = {}
     unknown = []
@@ -249,23 +273,29 @@ def heads_of(folder: PeftFolder, leftovers: Sequence[str]) -> tuple[dict[str, He
     return heads, unknown
 
 
-def _head_parts(name: str, wanted: Sequence[str]) -> tuple[str | None, str, str | None]:
+def _head_parts(name: str, wanted: Mapping[str, int]) -> tuple[str | None, str, str | None]:
     before, marker, after = name.partition(".modules_to_save.")
     if marker:
         head, _, tail = after.partition(".")
         parameter = tail if tail and head not in ("weight", "bias") and before else after
-        spelled = [w for w in wanted if before == w or before.endswith(f".{w}")]
-        config_name = spelled[0] if spelled else before.rsplit(".", 1)[-1]
+        config_name = _spelled(before, wanted) or before.rsplit(".", 1)[-1]
         # `M.modules_to_save.default.weight` carries the adapter's name, `M.modules_to_save.weight`
         # does not; a nested module's parameter keeps its dots.
         return before, parameter if head == "default" or parameter == after else after, config_name
     parts = name.split(".")
     for position in range(1, len(parts)):
         module = ".".join(parts[:position])
-        for config_name in wanted:
-            if module == config_name or module.endswith(f".{config_name}"):
-                return module, ".".join(parts[position:]), config_name
+        spelled = _spelled(module, wanted)
+        if spelled is not None:
+            return module, ".".join(parts[position:]), spelled
     return None, "", None
+
+
+def _spelled(module: str, wanted: Mapping[str, int]) -> str | None:
+    """The first of the `wanted` names (with their places) that the module's name ends with."""
+    starts = (0, *(at + 1 for at, letter in enumerate(module) if letter == "."))
+    fitting = [module[start:] for start in starts if module[start:] in wanted]
+    return min(fitting, key=wanted.__getitem__, default=None)
 
 
 def _is_saved_embedding(name: str) -> bool:

@@ -52,6 +52,9 @@ _REFUSED_FIELDS = {
     "trainable_token_indices": "trained token rows are absolute values, not an update",
     "ensure_weight_tying": "tied embeddings share one adapter between transposed weights",
 }
+_BASE_WEIGHTS = (
+    "`compose` and `convert` read DoRA beside its base weights: add --base-weights FOLDER"
+)
 _REFUSED_INITIALISATIONS = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 
@@ -168,10 +171,14 @@ def dtype(folder: PeftFolder, sites: Mapping[str, SiteTensors]) -> FloatType:
 
 
 class Scales:
-    """r and alpha at each site: `r`, `lora_alpha`, their patterns, and rsLoRA's square root."""
+    """r and alpha at each site: `r`, `lora_alpha`, their patterns, and rsLoRA's square root.
 
-    def __init__(self, folder: PeftFolder) -> None:
+    `alpha` is the name of alpha's field.
+    """
+
+    def __init__(self, folder: PeftFolder, alpha: str = "lora_alpha") -> None:
         self._folder = folder
+        self._alpha_field = alpha
         self._where = display(folder.path / CONFIG)
         config = folder.config
         self._ranks = Patterns(config.get("rank_pattern"), self._where)
@@ -188,15 +195,23 @@ class Scales:
             _, parameter = self.of_experts(site)
             return self._scale(parameter, rank)
         module = site.split(".base_layer", maxsplit=1)[0]
+        self.agree(module, rank)
+        return self._scale(module, rank)
+
+    def agree(self, module: str, rank: int) -> None:
+        """Raise LayoutError if the config says another rank than the tensors."""
         stated = self._rank(module)
         if stated != rank:
             raise LayoutError(
-                f"the config and the tensors disagree on the rank of `{display(site)}`",
+                f"the config and the tensors disagree on the rank of `{display(module)}`",
                 where=self._where,
                 found=f"r = {display(stated, 40)}",
                 expected=f"{rank}, as in {display(self._folder.tensors.path.name)}",
             )
-        return self._scale(module, rank)
+
+    def rank(self, module: str) -> int:
+        """The rank that the config says. Raises ConfigError if it is no positive whole number."""
+        return self._positive(self._rank(module))
 
     def of_experts(self, site: str) -> tuple[int, str]:
         """The rank of an expert parameter's factors, and the parameter's full name.
@@ -263,17 +278,20 @@ class Scales:
         return None if isinstance(stated, bool) else stated
 
     def _positive(self, rank: Any) -> int:
-        if not isinstance(rank, int) or rank < 1:
+        if not isinstance(rank, int) or not 1 <= rank <= LIMITS.tensor_elements:
             raise ConfigError(
-                "`r` is not a positive whole number", where=self._where, found=display(rank, 40)
+                "`r` is not a positive whole number",
+                where=self._where,
+                found=display(rank, 40),
+                expected=f"at most {LIMITS.tensor_elements}",
             )
         return rank
 
     def _alpha(self, module: str) -> float:
-        alpha = self._alphas.get(module, self._folder.config.get("lora_alpha"))
+        alpha = self._alphas.get(module, self._folder.config.get(self._alpha_field))
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < 1e30:
             raise ConfigError(
-                f"lora_alpha at `{display(module)}` is not a finite number",
+                f"{self._alpha_field} at `{display(module)}` is not a finite number",
                 where=self._where,
                 found=display(alpha, 40),
             )
@@ -296,7 +314,7 @@ def obstacles(folder: PeftFolder) -> list[PemathError]:
     found: list[PemathError] = []
     for name, reason in _REFUSED_FIELDS.items():
         if folder.config.get(name):
-            hint = "composing it would need the base weights" if name == "use_dora" else None
+            hint = _BASE_WEIGHTS if name == "use_dora" else None
             found.append(
                 UnsupportedFeature(f"`{name}` is not supported: {reason}", where=where, hint=hint)
             )

@@ -16,8 +16,10 @@ import numpy as np
 
 from pemath.errors import ShapeMismatch
 from pemath.formats.floats import Array, FloatType, Raw, Stored, narrow
+from pemath.formats.patterns import pattern_table
 from pemath.formats.peft import PREFIX, PeftFolder
 from pemath.formats.safetensors import Spec
+from pemath.kinds import _full_rank as full_rank
 from pemath.kinds import _lora_reading as reading
 from pemath.kinds._contract import (
     Adapter,
@@ -38,12 +40,15 @@ from pemath.lowrank import LOSSLESS, LowRank, Part, inner
 class Lora:
     """One low-rank product per block of `geometry`, and the delta of the bias if it has one.
 
-    `bias` is [out, 1] as a LowRank, so that it adds and scales by the same rules.
+    `bias` is [out, 1] as a LowRank, so that it adds and scales by the same rules. `left_out` is for
+    the results of methods that work on single entries: the Frobenius norm of what the rank had no
+    room for, by estimate; in sums an upper bound.
     """
 
     geometry: Geometry
     blocks: tuple[LowRank, ...]
     bias: LowRank | None = None
+    left_out: float = 0.0
 
     @property
     def rank(self) -> int:
@@ -61,15 +66,17 @@ class Lora:
         bias = self.bias or other.bias
         if self.bias is not None and other.bias is not None:
             bias = self.bias + other.bias
-        return Lora(self.geometry, blocks, bias)
+        return Lora(self.geometry, blocks, bias, self.left_out + other.left_out)
 
     def __mul__(self, factor: float) -> Lora:
-        return self.mapped(lambda block: block * factor)
+        scaled = self.mapped(lambda block: block * factor)
+        return replace(scaled, left_out=abs(factor) * self.left_out) if self.left_out else scaled
 
     def mapped(self, change: Callable[[LowRank], LowRank]) -> Lora:
         """The value with `change` applied to every block and to the bias."""
         bias = None if self.bias is None else change(self.bias)
-        return Lora(self.geometry, tuple(change(block) for block in self.blocks), bias)
+        blocks = tuple(change(block) for block in self.blocks)
+        return Lora(self.geometry, blocks, bias, self.left_out)
 
     def truncated(self, rank: int) -> Lora:
         """The value with a site rank of at most `rank`; itself if it fits."""
@@ -88,7 +95,7 @@ class Lora:
             kept = min(allowed, found.rank_within(LOSSLESS))
             part = Part(Stored.of(found.factor_a(kept)), Stored.of(found.factor_b(kept)))
             blocks.append(LowRank(block.shape, (part,) if kept else ()))
-        return Lora(self.geometry, tuple(blocks), self.bias)
+        return Lora(self.geometry, tuple(blocks), self.bias, self.left_out)
 
     def products(self) -> tuple[LowRank, ...]:
         """Blocks and bias: all that the value consists of."""
@@ -114,11 +121,13 @@ class Lora:
 
     def norm(self) -> float:
         """Frobenius norm of the delta of weight and bias."""
-        return math.hypot(*(product.norm() for product in self.products()))
+        return math.hypot(
+            *(full_rank.norm(p) if full_rank.is_full(p) else p.norm() for p in self.products())
+        )
 
     def inner(self, other: Lora) -> float:
         """Inner product of the deltas of weight and bias."""
-        total = sum(inner(x, y) for x, y in zip(self.blocks, other.blocks, strict=True))
+        total = sum(_inner(x, y) for x, y in zip(self.blocks, other.blocks, strict=True))
         if self.bias is not None and other.bias is not None:
             total += inner(self.bias, other.bias)
         return total
@@ -135,7 +144,7 @@ class Lora:
         if self.bias is not None or exact.bias is not None:
             none = LowRank((self.geometry.outputs, 1))
             pairs.append((self.bias or none, exact.bias or none))
-        distances, norms = zip(*(x.gap(y) for x, y in pairs), strict=True)
+        distances, norms = zip(*(_gap(x, y) for x, y in pairs), strict=True)
         return math.hypot(*distances), math.hypot(*norms)
 
     def describe(self) -> str:
@@ -205,7 +214,8 @@ class LoraFolders(FolderFormat):
     def store(self, site: str, value: Lora, rank: int, dtype: FloatType) -> StoredSite:
         """The factors rounded to `dtype`; A goes out as it came in wherever its dtype is kept.
 
-        Scales go into B. Ranks that a block does not need are filled with zeros.
+        Scales go into B, unless that is an identity matrix. Ranks that a block does not need are
+        filled with zeros.
         """
         geometry, names = value.geometry, _names(site, value.geometry)
         block_rank = geometry.block_rank(rank)
@@ -219,9 +229,10 @@ class LoraFolders(FolderFormat):
             parts, row = [], index * block_rank
             column = 0
             for part in block.parts:
-                a = _as_type(part.a, 1.0, dtype)
+                beside_identity = full_rank.is_identity(part.b)
+                a = _as_type(part.a, part.scale if beside_identity else 1.0, dtype)
                 pieces.append((names.a, row * row_bytes, a.raw))
-                b = _as_type(part.b, part.scale, dtype)
+                b = _as_type(part.b, 1.0 if beside_identity else part.scale, dtype)
                 into[:, column : column + part.rank] = b.raw
                 parts.append(Part(a, b))
                 row, column = row + part.rank, column + part.rank
@@ -242,7 +253,7 @@ class LoraFolders(FolderFormat):
     ) -> dict[str, Any]:
         """Scaling is folded in: alpha = r everywhere. Ranks that differ become patterns."""
         rank = max(ranks.values())
-        pattern = {site: r for site, r in sorted(ranks.items()) if r != rank}
+        pattern = pattern_table(dict(sorted(ranks.items())), rank)
         experts = {s for s, v in values.items() if v.geometry.layout == "experts"}
         linear = [site for site in values if site not in experts]
         config = result_config(adapters) | {
@@ -287,8 +298,18 @@ def _names(site: str, geometry: Geometry) -> _Names:
     )
 
 
+def _inner(x: LowRank, y: LowRank) -> float:
+    return full_rank.inner(x, y) if full_rank.is_full(x) or full_rank.is_full(y) else inner(x, y)
+
+
+def _gap(x: LowRank, y: LowRank) -> tuple[float, float]:
+    return full_rank.gap(x, y) if full_rank.is_full(x) or full_rank.is_full(y) else x.gap(y)
+
+
 def _as_type(stored: Stored, scale: float, dtype: FloatType) -> Stored:
     """scale * stored, rounded to `dtype`; the same object where nothing changes."""
+    if scale == 1.0 and full_rank.is_identity(stored):
+        return full_rank.identity(stored.shape[0], dtype)
     if stored.kind is dtype and scale == 1.0:
         return stored
     values = stored.widen()

@@ -30,11 +30,11 @@ class Host:
         if pem == "full":
             self._start: dict[str, Any] = parameters_of(base)
             self.model = base.model
-            self._places = dict(base.model.named_parameters())
+            self.places = dict(base.model.named_parameters())
         else:
             self.model = attach(base, pem, first).eval()
-            self._places = _places(self.model)
-        self._fixed = set(self._places)
+            self.places = _places(self.model)
+        self._fixed = set(self.places)
         _keep_output_small(self.model)
         self.swap(first)
 
@@ -60,7 +60,7 @@ class Host:
             if self._pem == "lora":
                 _fold_scaling(self.model, folder)
             for name, tensor in tensors.items():
-                place = self._places[name]
+                place = self.places[name]
                 if self._pem == "full":
                     place.copy_(self._start[name] + tensor)
                 else:
@@ -123,13 +123,28 @@ class Questions:
         import torch
 
         answers: list[Prediction] = [0] * self.count
+        kind = float if self.encoder.task.is_regression else int
         with torch.inference_mode():
-            for done, (positions, features) in enumerate(self._batches):
-                found = self._ask(self.encoder, model, features)
+            for batch in range(len(self.sizes)):
+                positions, scores = self.scores(model, batch)
+                found = scores.squeeze(-1) if kind is float else scores.argmax(-1)
                 for position, answer in zip(positions, found, strict=True):
-                    answers[position] = answer
-                progress("evaluating", done + 1, len(self._batches))
+                    answers[position] = kind(answer)
+                progress("evaluating", batch + 1, len(self.sizes))
         return answers
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many rows each batch has."""
+        return [len(positions) for positions, _ in self._batches]
+
+    def scores(self, model: Any, batch: int) -> tuple[list[int], Any]:
+        """The positions of a batch's rows, and what `model` says to them, as a tensor [rows, labels]:
+        logits of a head (of a regression [rows, 1]), or the log-likelihoods of label words, up to a
+        constant for each row.
+        """
+        positions, features = self._batches[batch]
+        return positions, self._ask(self.encoder, model, features)
 
     def _words(self) -> list[list[int]]:
         return [] if self.encoder.base.family == "encoder" else self.encoder.word_ids()
@@ -140,17 +155,14 @@ class Questions:
         return {"input_ids": self.encoder.prompt_ids(row)}
 
 
-def _classes(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> list[Prediction]:
+def _classes(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> Any:
     batch = encoder.collate(features)
     batch.pop("labels")
-    logits = model(**on_device_of(model)(batch)).logits
-    if encoder.task.is_regression:
-        return [float(value) for value in logits.squeeze(-1).float()]
-    return [int(value) for value in logits.argmax(-1)]
+    return model(**on_device_of(model)(batch)).logits
 
 
-def _next_word(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> list[Prediction]:
-    """The likeliest label word where each is one token: one look at the last position."""
+def _next_word(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> Any:
+    """Label words where each is one token: one look at the last position."""
     import torch
 
     from pemath.lab.encoding import padded
@@ -159,13 +171,11 @@ def _next_word(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> 
     batch = on_device_of(model)(encoder.on_the_left(ids, mask))
     logits = model(**batch, logits_to_keep=1).logits[:, -1].float()
     words = torch.tensor([word[0] for word in encoder.word_ids()], device=logits.device)
-    return [int(value) for value in logits[:, words].argmax(-1)]
+    return logits[:, words]
 
 
-def _words_after_prompt(
-    encoder: Encoder, model: Any, features: list[dict[str, Any]]
-) -> list[Prediction]:
-    """The label word whose tokens have the largest summed log-likelihood after the prompt."""
+def _words_after_prompt(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> Any:
+    """Label words of several tokens: their summed log-likelihood after the prompt."""
     import torch
 
     scores = []
@@ -175,12 +185,10 @@ def _words_after_prompt(
         labels = batch.pop("labels")[:, 1:]
         logits = model(**batch).logits[:, :-1].float().log_softmax(-1)
         scores.append(logits.gather(-1, labels.unsqueeze(-1)).sum((1, 2)))
-    return [int(value) for value in torch.stack(scores, -1).argmax(-1)]
+    return torch.stack(scores, -1)
 
 
-def _words_after_encoder(
-    encoder: Encoder, model: Any, features: list[dict[str, Any]]
-) -> list[Prediction]:
+def _words_after_encoder(encoder: Encoder, model: Any, features: list[dict[str, Any]]) -> Any:
     """The same for a sequence-to-sequence model, whose encoder runs once for all words."""
     import torch
 
@@ -196,4 +204,4 @@ def _words_after_encoder(
             encoder_outputs=encoded, attention_mask=inputs["attention_mask"], labels=labels
         ).logits.float()
         scores.append(logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).sum((1, 2)))
-    return [int(value) for value in torch.stack(scores, -1).argmax(-1)]
+    return torch.stack(scores, -1)

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from pemath import plugins
 from pemath.errors import ConfigError, RequestError
-from pemath.lab.plugins import load_plugin, plugins
 from pemath.names import display, listing
 
 GROUP = "pemath.judges"
@@ -41,9 +41,9 @@ def load_judge(name: str) -> Judge:
 
     Raises: RequestError (no such judge), ConfigError (what is registered is no judge).
     """
-    made = load_plugin(GROUP, name)
+    made = plugins.named(GROUP, name)
     if made is None:
-        there = plugins(GROUP)
+        there = plugins.names(GROUP)
         raise RequestError(
             "there is no such judge",
             found=display(name),

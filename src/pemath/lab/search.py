@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from pemath.errors import MissingExtra, RequestError, UsageError
-from pemath.expression.parser import _Parser
+from pemath.expression.parser import Value, _Parser
 from pemath.expression.tree import Expression, Number, Option, exact_number, number_text
 from pemath.names import display, listing
 
@@ -188,7 +188,7 @@ class _Weighted(_Parser):
         behind = self.tokens[self.next + 1].text if self.here.kind == "name" else ""
         return self.here.kind == "name" and self.here.text in self.weights and behind != "("
 
-    def atom(self) -> Expression | Fraction:
+    def atom(self) -> Value:
         if not self._at_weight():
             return super().atom()
         name = self.take().text

@@ -12,8 +12,9 @@ from pemath.formats.floats import Array, Stored
 from pemath.kinds.full import FullDelta
 from pemath.kinds.ia3 import Ia3
 from pemath.kinds.lora import Lora
-from pemath.lowrank import LowRank, Part
+from pemath.lowrank import LowRank
 from pemath.methods._dense import row_blocks, rows_of
+from pemath.methods._directions import rows_scaled
 from pemath.methods._registry import Stack, method
 from pemath.methods._subtraction import (
     as_bias,
@@ -89,7 +90,7 @@ def _of_rows(w: Array, v: Array) -> Array:
 def _of_product(first: LowRank, second: LowRank) -> LowRank:
     """Rows of B are scaled; each part keeps its A."""
     own, other = _shares(_row_norms(first), _row_norms(second))
-    return _scaled(first, own) + _scaled(second, -other)
+    return rows_scaled(first, own) + rows_scaled(second, -other)
 
 
 def _shares(w: Array, v: Array) -> tuple[Array, Array]:
@@ -106,11 +107,3 @@ def _row_norms(block: LowRank) -> Array:
     norms = np.linalg.norm(b @ triangle.T, axis=1)
     terms = np.abs(b) @ np.linalg.norm(a, axis=1)
     return np.where(norms > 4 * block.rank * 2.0**-52 * terms, norms, 0.0)
-
-
-def _scaled(block: LowRank, factors: Array) -> LowRank:
-    parts = (
-        Part(part.a, Stored.of(factors[:, None] * part.b.widen()), part.scale)
-        for part in block.parts
-    )
-    return LowRank(block.shape, tuple(parts))

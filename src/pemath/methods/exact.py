@@ -12,6 +12,7 @@ from pemath.methods._registry import Stack, method
 @method(
     space="factor",
     source="the definition; Ilharco et al. 2023 (arXiv 2212.04089) call it task arithmetic",
+    any_kind=True,
 )
 def exact(stack: Stack) -> Any:
     """The weighted sum of the delta weights, without loss: LoRA ranks add up.

@@ -76,10 +76,11 @@ def fisher(stack: Stack, *, normalize: bool = True, floor: float = 1e-6) -> Any:
             blocks.append(LowRank(block.shape, (Part(Stored.of(a), Stored.of(b)),)))
         return Lora(first.geometry, tuple(blocks), exact(stack).bias)
 
-    def stored(value: Ia3 | FullDelta) -> Array:
-        return value.terms[0][1].widen()
+    def stored(information: Ia3 | FullDelta) -> Array:
+        return information.terms[0][1].widen()
 
     if isinstance(first, Ia3):
-        vector = 1.0 + mean(lambda v: stored(v) - 1.0, stored, signed)
-        return Ia3(first.side, first.shape, ((1.0, Stored.of(vector)),))
-    return FullDelta(first.shape, ((1.0, Stored.of(mean(stored, stored, signed))),))
+        deviation = mean(lambda v: v.deviation().reshape(v.shape), stored, signed)
+        return Ia3(first.side, first.shape, ((1.0, Stored.of(1.0 + deviation)),))
+    delta = mean(FullDelta.delta_weight, stored, signed)
+    return FullDelta(first.shape, ((1.0, Stored.of(delta)),))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,7 @@ from pemath.errors import KindMismatch, PemathError
 from pemath.formats.floats import FLOAT_TYPES, Stored
 from pemath.kinds.ia3 import Ia3
 from pemath.kinds.lora import Lora
-from pemath.lowrank import LowRank, Part
-from pemath.methods._peft import loses, shipped_scale
+from pemath.methods._peft import factors, loses, of_factors, shipped_scale
 from pemath.methods._registry import Stack, method
 from pemath.methods.paper import equal_ranks, kept_rank
 
@@ -49,20 +50,11 @@ def peft_linear(stack: Stack) -> Any:
     if isinstance(first, Lora):
         if loses(stack):
             return first * 0.0
-        columns = zip(*(value.blocks for value in stack.values), strict=True)
-        scale = shipped_scale(stack, first.rank)
-        blocks = tuple(_linear(blocks, stack) for blocks in columns)
-        return Lora(first.geometry, tuple(block * scale for block in blocks))
+        found = [factors(value) for value in stack.values]
+        scaled = [w * scale for w, (_, _, scale) in zip(stack.weights, found, strict=True)]
+        roots = [math.sqrt(abs(product)) for product in scaled]
+        signed = [math.copysign(root, product) for root, product in zip(roots, scaled, strict=True)]
+        a = reduce(add, (np.float32(w) * a for w, (a, _, _) in zip(signed, found, strict=True)))
+        b = reduce(add, (np.float32(w) * b for w, (_, b, _) in zip(roots, found, strict=True)))
+        return of_factors(first.geometry, a, b, shipped_scale(stack, first.rank))
     raise KindMismatch("PEFT combines LoRA and (IA)³ only", where=f"site `{stack.site}`")
-
-
-def _linear(blocks: tuple[LowRank, ...], stack: Stack) -> LowRank:
-    a = np.zeros((blocks[0].rank, blocks[0].shape[1]), np.float32)
-    b = np.zeros((blocks[0].shape[0], blocks[0].rank), np.float32)
-    for block, weight in zip(blocks, stack.weights, strict=True):
-        part = block.joined()
-        scaled = weight * part.scale
-        root = math.sqrt(abs(scaled))
-        a += np.float32(math.copysign(root, scaled)) * part.a.widen().astype(np.float32)
-        b += np.float32(root) * part.b.widen().astype(np.float32)
-    return LowRank(blocks[0].shape, (Part(Stored(a, _F32), Stored(b, _F32)),))

@@ -14,7 +14,7 @@ from pemath.formats.floats import Array, Stored
 from pemath.kinds.full import FullDelta
 from pemath.kinds.ia3 import Ia3
 from pemath.kinds.lora import Lora
-from pemath.lowrank import LOSSLESS, LowRank, Part
+from pemath.lowrank import LOSSLESS, LowRank, Part, svd
 from pemath.methods._registry import Operands, Stack, method
 from pemath.methods._subtraction import (
     as_bias,
@@ -112,7 +112,7 @@ def _subspaces(block: LowRank, error: float) -> tuple[Array, Array]:
 
 def _joint(bases: Sequence[Array]) -> Array:
     """An orthonormal basis of what all span together, [n, k]."""
-    left, values, _ = np.linalg.svd(np.concatenate(bases, axis=1), full_matrices=False)
+    left, values, _ = svd(np.concatenate(bases, axis=1))
     return np.asarray(left[:, values > _SAME])
 
 

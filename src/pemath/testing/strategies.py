@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from pemath.expression.tree import Call, Expression, Operand, call
+from pemath.formats.checkpoint import Matrix
 from pemath.formats.floats import FLOAT_TYPES, Array, FloatType, Stored, narrow
+from pemath.kinds._dora import Dora, Learned
 from pemath.kinds._geometry import Geometry
 from pemath.kinds.full import FullDelta
 from pemath.kinds.ia3 import Ia3, Side
@@ -242,6 +244,33 @@ def _lora_delta(value: Lora) -> Array:
     return np.concatenate([value.delta_weight().ravel(), value.delta_bias()])
 
 
+def _dora_families(size: int) -> SearchStrategy[Family]:
+    """LoRAs on one base weight, some of them with magnitudes."""
+    geometries = [g for g in _geometries() if g.blocks == 1 and g.layout != "experts"]
+
+    def family(geometry: Geometry, recipes: Sequence[_Recipe], seed: int) -> Family:
+        rng = np.random.default_rng(seed)
+        turned = seed % 2 == 1
+        weight = rng.standard_normal(geometry.block_shape)
+        transposed = geometry.layout == "embedding" or (geometry.layout == "linear" and turned)
+        stored = weight.T if transposed else weight.reshape(geometry.outputs, *geometry.inputs)
+        base = Matrix("base.weight", Stored.of(stored), transposed)
+        values = []
+        for recipe, member in zip(recipes, _lora_members(geometry, recipes, seed), strict=True):
+            lengths = 1.0 + 0.3 * rng.standard_normal(geometry.outputs)
+            magnitude = _stored(lengths, recipe.kind) if recipe.has_bias else None
+            learned = Learned(base, replace(member.value(), bias=None), magnitude)
+            values.append(Dora(base, geometry, ((recipe.scale, learned),) if recipe.rank else ()))
+        return Family(tuple(values), _dora_delta, _dora_delta)
+
+    recipes = _recipes(size, range(6))
+    return st.builds(family, st.sampled_from(geometries), recipes, _SEEDS)
+
+
+def _dora_delta(value: Dora) -> Array:
+    return value.delta_weight().ravel()
+
+
 # --------------------------------------------------------------------------------- (IA)³ and full
 
 
@@ -327,6 +356,7 @@ def _made_families(kind: str, size: int) -> SearchStrategy[Family]:
 
 
 _FAMILIES: dict[str, Callable[[int], SearchStrategy[Family]]] = {
+    "dora": _dora_families,
     "full": _full_families,
     "ia3": _ia3_families,
     "lora": _lora_families,
@@ -337,9 +367,14 @@ _FAMILIES: dict[str, Callable[[int], SearchStrategy[Family]]] = {
 
 
 def expressions(
-    operands: Sequence[Operand], *, methods: Sequence[str] = (), leaves: int = 8
+    operands: Sequence[Operand],
+    *,
+    methods: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    leaves: int = 8,
 ) -> SearchStrategy[Expression]:
-    """Trees of at most about `leaves` operands, built by `+ - * /`, unary minus and method calls.
+    """Trees of at most about `leaves` operands, built by `+ - * /`, unary minus, method calls, and
+    weights by layer with some of `keys`.
 
     Without `methods` the trees are linear.
     """
@@ -360,6 +395,9 @@ def expressions(
             branches.append(
                 st.builds(_call, st.sampled_from(list(methods)), inner, inner, _OPTIONS)
             )
+        if keys:
+            layers = st.dictionaries(st.sampled_from(list(keys)), numbers, min_size=1, max_size=3)
+            branches.append(st.builds(lambda x, w: x * w, inner, layers))
         return st.one_of(branches)
 
     return st.recursive(st.sampled_from(list(operands)), larger, max_leaves=leaves)

@@ -71,23 +71,33 @@ class FileTask(Protocol):
         """What it may answer."""
 
 
-def read_files(spec: FileTask) -> Parts:
-    """The rows of the files that `spec` names.
+def read_files(spec: FileTask, *, labelled: bool = True) -> Parts:
+    """The rows of the files that `spec` names. Without `labelled` the train file needs no labels:
+    all of its rows get the first one.
 
     Raises: ReferenceNotFound, MissingExtra (Parquet needs pandas), ConfigError; the message says
         which file, line and column.
     """
     paths = {"train": spec.train, "validation": spec.validation, "test": spec.test}
-    records = {part: _records(Path(path), spec) for part, path in paths.items() if path is not None}
+    bare = [] if labelled else [part for part, path in paths.items() if path == spec.train]
+    records = {
+        part: _records(Path(path), spec, labelled=part not in bare)
+        for part, path in paths.items()
+        if path is not None
+    }
+    known = next((found for part, found in records.items() if part not in bare), [])
     task = Task(
         name=spec.name,
-        labels=() if spec.metric == REGRESSION else _labels(spec, records["train"]),
+        labels=() if spec.metric == REGRESSION else _labels(spec, known),
         metric=spec.metric,
         prompt=spec.prompt,
         words=tuple(spec.words or ()),
         source=f"own files: {', '.join(Path(p).name for p in paths.values() if p is not None)}",
     )
-    rows = {part: _rows(found, task, spec, paths[part]) for part, found in records.items()}
+    rows = {
+        part: _rows(found, task, spec, paths[part], labelled=part not in bare)
+        for part, found in records.items()
+    }
     train = tuple(sorted(rows["train"], key=order_key))
     validation = rows.get("validation")
     if "test" in rows:
@@ -112,12 +122,12 @@ def _labels(spec: FileTask, records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _rows(
-    records: Sequence[Record], task: Task, spec: FileTask, path: Path | None
+    records: Sequence[Record], task: Task, spec: FileTask, path: Path | None, *, labelled: bool
 ) -> tuple[Row, ...]:
     rows, problems = [], []
     for place, record in records:
         texts = tuple(record[column] for column in spec.text)
-        label = _label(record[spec.label], task)
+        label = _label(record[spec.label], task) if labelled else 0
         for column, value in zip(spec.text, texts, strict=True):
             if not isinstance(value, str) or not value.strip():
                 problems.append((place, column, value, "a text"))
@@ -162,7 +172,7 @@ def _name(value: Any) -> str:
     return str(value).strip()
 
 
-def _records(path: Path, spec: FileTask) -> list[Record]:
+def _records(path: Path, spec: FileTask, *, labelled: bool) -> list[Record]:
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise ConfigError(
@@ -176,7 +186,7 @@ def _records(path: Path, spec: FileTask) -> list[Record]:
             where=display(path),
             found=error.strerror,
         ) from None
-    wanted = [*spec.text, spec.label]
+    wanted = [*spec.text, spec.label] if labelled else spec.text
     found = []
     for place, record in read(data, path):
         for column in wanted:

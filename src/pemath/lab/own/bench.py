@@ -112,11 +112,13 @@ def prepare(
     asking: Asking,
     *,
     chooses: bool = False,
+    labelled: bool = True,
 ) -> Bench:
     """Open and check everything that can be checked before the model is loaded.
 
     `expressions` over the names in `bound` are those that will be asked, or some of them; `chooses`
-    says that they are also chosen from, on the validation part.
+    says that they are also chosen from, on the validation part. Without `labelled` the first of two
+    files, or the only one, needs no column of labels.
     Raises: UsageError, InputError, OperandError, StorageError.
     """
     mistakes: list[str] = []
@@ -134,7 +136,7 @@ def prepare(
     whole = subject_of(subject, cards, from_files=bool(files))
     if chooses:
         whole = held_out_alike(whole, cards)
-    asked = read(whole, files)
+    asked = read(whole, files, labelled=labelled)
     check_answers(asked.task, subject, model)
     if has_head:
         check_labels(asked.task.labels, cards)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from pemath.errors import ReferenceNotFound, RequestError
 from pemath.lab.data import tasks
-from pemath.lab.data.files import read_files
+from pemath.lab.data.files import REGRESSION, read_files
 from pemath.lab.data.rows import Row, Task
 from pemath.lab.data.split import without
 from pemath.lab.models import family_of
@@ -56,8 +56,10 @@ class Asked:
     notes: tuple[str, ...] = ()
 
 
-def read(subject: Subject, files: dict[str, Path]) -> Asked:
+def read(subject: Subject, files: dict[str, Path], *, labelled: bool = True) -> Asked:
     """The rows of the parts (train, validation, test) in `files`, or those of the known task.
+
+    Without `labelled` the first of two files, or the only one, needs no column of labels.
 
     Raises: RequestError, ReferenceNotFound, ConfigError, MissingExtra.
     """
@@ -73,7 +75,7 @@ def read(subject: Subject, files: dict[str, Path]) -> Asked:
         raise RequestError(
             f"`{display(subject.task)}` brings its own rows", hint="leave --task or the files out"
         )
-    return _own(subject, files)
+    return _own(subject, files, labelled=labelled)
 
 
 def held_out(subject: Subject) -> int:
@@ -146,19 +148,22 @@ def _known(subject: Subject, name: str) -> Asked:
     return Asked(task, parts)
 
 
-def _own(subject: Subject, files: dict[str, Path]) -> Asked:
+def _own(subject: Subject, files: dict[str, Path], *, labelled: bool) -> Asked:
     for path in files.values():
         if not Path(path).is_file():
             raise ReferenceNotFound("there is no such file", where=display(path))
-    lacking = [name for name in ("text", "label") if not getattr(subject, name)]
-    refuse([f"--{name}: name the column of {_COLUMNS[name]}" for name in lacking])
     first, last = next(iter(files)), next(reversed(files))
+    bare = not labelled and first == last
+    needed = ["text", "label"]
+    if bare:
+        needed = ["text"] if subject.metric == REGRESSION else ["text", "labels"]
+    refuse([f"--{name}: name {_COLUMNS[name]}" for name in needed if not getattr(subject, name)])
     given = {
         "name": "own",
         "train": files[first],
         "test": files[last],
         "text": list(subject.text or ()),
-        "label": subject.label,
+        "label": subject.label or ("no label" if bare else None),
         "labels": None if subject.labels is None else list(subject.labels),
         "metric": subject.metric or "accuracy",
         "prompt": subject.prompt,
@@ -168,7 +173,7 @@ def _own(subject: Subject, files: dict[str, Path]) -> Asked:
     spec = validated(TaskSpec, given, found)
     refuse(found)
     assert spec is not None  # noqa: S101 - for the type checker
-    parts = read_files(spec)
+    parts = read_files(spec, labelled=labelled)
     task = replace(parts.task, source=listing([Path(path).name for path in files.values()]))
     if first == last:
         return Asked(task, {first: parts.train if first == "train" else parts.test})
@@ -184,7 +189,11 @@ def _own(subject: Subject, files: dict[str, Path]) -> Asked:
     return Asked(task, {first: chosen, last: parts.test}, (note,) if dropped else ())
 
 
-_COLUMNS = {"text": "the texts (two, with a comma, for pairs)", "label": "the labels"}
+_COLUMNS = {
+    "text": "the column of the texts (two, with a comma, for pairs)",
+    "label": "the column of the labels",
+    "labels": "the labels in the order in which they were trained",
+}
 
 
 def _words(subject: Subject) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pemath.expression.linear import call_weights
 from pemath.expression.parser import parse
-from pemath.expression.tree import Call, Expression, Scaled, Sum, occurrences, thaw
+from pemath.expression.tree import Call, Expression, nodes, occurrences, thaw
 from pemath.lab.search import Span, every, fill
 from pemath.methods import named_method
 
@@ -49,14 +49,4 @@ def _check(expression: Expression) -> None:
 
 
 def _calls(expression: Expression) -> Iterator[Call]:
-    stack = [expression]
-    while stack:
-        node = stack.pop()
-        match node:
-            case Call():
-                yield node
-                stack.extend(reversed(node.arguments))
-            case Scaled():
-                stack.append(node.term)
-            case Sum():
-                stack.extend(reversed(node.terms))
+    return (node for node in nodes(expression) if isinstance(node, Call))

@@ -207,12 +207,12 @@ def _unused(sections: Mapping[str, Any]) -> list[tuple[Place, str]]:
 
 def _known(sections: Mapping[str, Any]) -> list[tuple[Place, str]]:
     """A scorer or a judge that nobody has."""
+    from pemath import plugins
     from pemath.lab.judges import GROUP
-    from pemath.lab.plugins import plugins
     from pemath.lab.scorers import scorer_names
 
     found: list[tuple[Place, str]] = []
-    for section, known in (("scorer", scorer_names()), ("judge", plugins(GROUP))):
+    for section, known in (("scorer", scorer_names()), ("judge", plugins.names(GROUP))):
         given = sections.get(section)
         if given is not None and given not in known:
             message = nearest(given, list(known), section) if known else "none is installed"

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from pemath import plugins
 from pemath.errors import ConfigError, RequestError
-from pemath.lab.plugins import load_plugin, plugins
 from pemath.lab.scorers.contract import Scorer
 from pemath.lab.scorers.detoxify import load_detoxify
 from pemath.lab.scorers.profanity import load_profanity
@@ -33,7 +33,7 @@ SCORERS: Mapping[str, Callable[[Path | None], Scorer]] = MappingProxyType(
 
 def scorer_names() -> tuple[str, ...]:
     """All names that `load_scorer` knows: those of pemath first."""
-    return (*SCORERS, *(name for name in plugins(GROUP) if name not in SCORERS))
+    return (*SCORERS, *(name for name in plugins.names(GROUP) if name not in SCORERS))
 
 
 def load_scorer(name: str, data_dir: Path | None = None) -> Scorer:
@@ -46,7 +46,7 @@ def load_scorer(name: str, data_dir: Path | None = None) -> Scorer:
     Raises: RequestError (no such scorer, or it needs a data folder), MissingExtra,
         ReferenceNotFound (with what to install), VerificationFailed, ConfigError.
     """
-    make = SCORERS.get(name) or load_plugin(GROUP, name)
+    make = SCORERS.get(name) or plugins.named(GROUP, name)
     if make is None:
         names = scorer_names()
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
