@@ -96,7 +96,8 @@ def _page(figures: Sequence[Figure], machine: dict[str, Any], written: str, link
   a whole process divided by its sites.
 - *memory*: peak of everything resident but the pages of the mapped inputs; see
   [claims/memory.py](claims/memory.py). The kernel's high-water mark is `total` in the JSON file.
-- *methods*: a call of each with its defaults ([claims/methods.py](claims/methods.py)); memory as
+- *methods*: a call of each with its defaults, at the operands' rank where it takes one
+  ([claims/methods.py](claims/methods.py)); memory as
   above, and the distance from the exact sum as the certificate states it. PEFT's factor-wise types
   are whole processes. Its svd types are measured on one 4096 x 4096 module with everything loaded,
   and *about* marks what is extrapolated from it: that time for each of the pair's modules. *ties*

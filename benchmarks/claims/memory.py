@@ -3,9 +3,10 @@
 Pages of a mapped input belong to the page cache: the system takes them back when it needs them.
 What counts is everything else that is resident, in two parts, each at its own peak:
 
-- anonymous and shared memory (RssAnon + RssShmem of /proc/PID/status), sampled every millisecond;
+- anonymous and shared memory (RssAnon + RssShmem of /proc/PID/status), sampled every millisecond at first,
+  and more rarely the longer it takes;
 - file pages of anything but the inputs (libraries, a mapped output), from /proc/PID/smaps,
-  sampled every 50 ms, since only imports and mapped outputs add to them.
+  sampled every 50 ms at first, since only imports and mapped outputs add to them.
 
 A sampler can miss a spike. The kernel's own high-water mark of the whole (VmHWM) cannot, so the
 part of it that no sample has seen is added too.
@@ -65,12 +66,14 @@ def peak(command: list[str], inputs: set[str]) -> dict[str, float]:
             total = max(total, status["VmRSS"])
             high_water = max(high_water, status["VmHWM"])
             used = _cpu_seconds(process.pid)
-            if time.perf_counter() >= look_again:
+            now = time.perf_counter()
+            if now >= look_again:
                 files = max(files, _other_files(process.pid, inputs))
-                look_again = time.perf_counter() + 0.05
+                look_again = now + max(0.05, 0.02 * (now - start))
         except (KeyError, ProcessLookupError, FileNotFoundError):
             continue  # it is starting, or has just ended
-        time.sleep(0.001)
+        # A share of the time, or looking would slow what is looked at down.
+        time.sleep(max(0.001, 0.005 * (time.perf_counter() - start)))
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return {

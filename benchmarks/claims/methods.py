@@ -1,7 +1,7 @@
 """Every method on the 7B-shaped pair within 60 seconds, and TIES forty times faster than PEFT's.
 
-Whole processes, the default options, and density 0.5 for what mirrors PEFT (with its own default of
-one nothing is dropped). Beside them stands PEFT where it has the type: the factor-wise types as a
+Whole processes, the default options, but for the operands' rank where a method takes one, and density
+0.5 for what mirrors PEFT (with its own default of one nothing is dropped). Beside them stands PEFT where it has the type: the factor-wise types as a
 whole process over the same pair. Its svd types decompose every module as a dense matrix, which for
 the pair would take hours: one module is measured, and the pair is that times its 224 modules, all
 counted as 4096 x 4096 although 96 of them are larger.
@@ -43,7 +43,7 @@ def measure(
     pair = adapters.cached(cache, shape, "bfloat16", 2)
     peft: dict[str, dict[str, Any]] = {}
     for method in methods().values():
-        if method.needs or method.origin or (call := call_of(method, pair)) is None:
+        if method.needs or method.origin or (call := call_of(method, pair, shape.rank)) is None:
             continue
         kind = peft_type(method.name)
         if kind and kind not in peft:
@@ -62,13 +62,15 @@ def peft_type(name: str) -> str | None:
     return None
 
 
-def call_of(method: Method, pair: list[Path]) -> str | None:
-    """The call that is measured: the defaults, but for a density at which something is dropped, and
-    weights of both signs where it takes no others. None where it takes neither.
+def call_of(method: Method, pair: list[Path], rank: int) -> str | None:
+    """The call that is measured: the defaults, but for `rank`, a density at which something is dropped,
+    and weights of both signs where it takes no others. None where it takes neither.
     """
     options: dict[str, Any] = {}
     if method.name.startswith("peft_") and "density" in method.options:
         options["density"] = DENSITY
+    if "rank" in method.options:
+        options["rank"] = rank
     for weights in ({}, {"weights": [1.3, -0.3]}):
         text = method.call("a", "b", **weights, **options)
         try:

@@ -364,7 +364,7 @@ def test_della_keeps_large_entries_more_often() -> None:
 def test_della_on_large_matrices_rounds_magnitudes(
     width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To eight binary digits, so that probabilities differ by a small part of epsilon."""
+    """To seven binary digits, so that probabilities differ by a small part of epsilon."""
     value = product(random(2, width), random(12, 2))
     wanted = dense(run("della", [full(dense(value))], epsilon=0.3))
     monkeypatch.setattr(_dense, "_SMALL", 0)

@@ -21,7 +21,7 @@ from pemath.errors import RequestError
 from pemath.formats.floats import Array
 from pemath.kinds.lora import Lora
 from pemath.methods._dense import Entries, Merge, entrywise
-from pemath.methods._entrywise import Draws, check_choice, check_share, levels
+from pemath.methods._entrywise import Draws, check_choice, check_share, levels, votes
 from pemath.methods._peft import (
     Single,
     check_svd,
@@ -77,8 +77,8 @@ class Pruning:
 
     def pruned(self, values: Floats, kept: Mask) -> Floats:
         """Zero but for what is kept."""
-        divisor = np.float32(1 if self.seed is None else self.density)
-        return np.divide(values, divisor, out=np.zeros_like(values), where=kept)
+        found = np.multiply(values, kept)
+        return found if self.seed is None else np.divide(found, np.float32(self.density), out=found)
 
     def merged(self, tensors: Sequence[Floats], weights: Sequence[float]) -> Floats:
         """The weighted sum; with a vote, of those whose sign was elected, divided by their number.
@@ -88,13 +88,15 @@ class Pruning:
         weighted = [x * np.float32(w) for x, w in zip(tensors, weights, strict=True)]
         if self.vote is None:
             return reduce(add, weighted)
-        signs = [np.sign(x) for x in tensors]
-        ballots = reduce(add, tensors if self.vote == "total" else signs)
-        elected = np.where(ballots >= 0, 1, -1)
-        agree = [sign == elected for sign in signs]
-        chosen = (np.where(mask, x, np.float32(0)) for mask, x in zip(agree, weighted, strict=True))
-        count = reduce(add, (mask.astype(np.float32) for mask in agree))
-        found: Floats = reduce(add, chosen) / np.maximum(count, np.float32(1))
+        positive, negative = [x > 0 for x in tensors], [x < 0 for x in tensors]
+        if self.vote == "total":
+            elected = reduce(add, tensors) >= 0
+        else:
+            elected = votes(positive) >= votes(negative)
+        agree = [(p & elected) | (n & ~elected) for p, n in zip(positive, negative, strict=True)]
+        chosen = (np.multiply(x, mask) for mask, x in zip(agree, weighted, strict=True))
+        found: Floats = reduce(add, chosen)
+        np.divide(found, np.maximum(votes(agree), 1), out=found)
         return found
 
 

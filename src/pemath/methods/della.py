@@ -25,8 +25,8 @@ from pemath.methods._subtraction import fitting
 
 Levels = NDArray[np.uint16]
 
-# Of a float32's exponent and mantissa: 16 octaves below the row's largest, 128 steps in each.
-_CODE_BITS = 11
+# Of a float32's exponent and mantissa: 16 octaves below the row's largest, 64 steps in each.
+_CODE_BITS = 10
 # Narrower rows are sorted: tables for all rows of a block would be too large.
 _WIDE = 64
 
@@ -55,7 +55,7 @@ def della(
     density ± epsilon, and one factor for the whole tensor restores its norm on demand, instead of one
     for each entry. A row is what feeds one output of a LoRA, or lies along the first axis of a full
     delta; a vector, an (IA)³ too, is one row. In a LoRA of more than 2¹⁸ entries, magnitudes that
-    agree in eight binary digits count as equal.
+    agree in seven binary digits count as equal.
 
     Then `majority_sign_method` and `merge` elect and merge as in `ties`. Draws come from `seed` as in
     `dare_linear`.
@@ -91,6 +91,7 @@ def _drop(block: Array, drawn: Levels, density: float, epsilon: float) -> None:
     standing = _standing if counted else _exact_standing
 
     def highest_of(share: Array) -> Levels:
+        """The largest draw that keeps an entry which exceeds this share of its row."""
         np.multiply(share, epsilon, out=share)
         np.add(share, density - epsilon / 2, out=share)
         found: Levels = (levels(share) - 1).astype(np.uint16)
@@ -123,7 +124,7 @@ def _exact_standing(block: Array, function: Callable[[Array], Levels]) -> Levels
 
 
 def _standing(block: Array, function: Callable[[Array], Levels]) -> Levels:
-    """The same for float32: magnitudes that agree in eight binary digits count as equal, and so do
+    """The same for float32: magnitudes that agree in seven binary digits count as equal, and so do
     all below 2⁻¹⁶ of the row's largest. They are counted, which is much faster than sorting.
     """
     height, width = block.shape
@@ -133,10 +134,10 @@ def _standing(block: Array, function: Callable[[Array], Levels]) -> Levels:
     np.right_shift(bits, 27 - _CODE_BITS, out=bits)
     bits += np.arange(height, dtype=np.int32)[:, None] << _CODE_BITS
     codes = bits.astype(np.intp)
-    counts = np.bincount(codes.ravel(), minlength=height << _CODE_BITS).reshape(height, -1)
-    twice = np.cumsum(counts, axis=1)
-    twice *= 2
-    twice -= counts
-    share: Any = twice.astype(np.float32)
-    share *= np.float32(0.5 / width)
+    found = np.bincount(codes.ravel(), minlength=height << _CODE_BITS)
+    counts: Any = found.astype(np.float32).reshape(height, -1)
+    share: Any = np.cumsum(counts, axis=1)
+    counts *= np.float32(0.5)
+    share -= counts
+    share *= np.float32(1 / width)
     return np.take(function(share), codes, mode="clip")
